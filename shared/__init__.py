@@ -1,0 +1,1 @@
+"""The domain of Groundwork. Knows no trigger, no HTTP type and no Durable type."""

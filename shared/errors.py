@@ -1,0 +1,183 @@
+"""Every error that a caller may see, with a stable code.
+
+    GroundworkError
+    ├── InvalidRequest            400  the request itself is wrong
+    │   ├── MalformedJson         400
+    │   ├── InvalidName           400
+    │   ├── InvalidFilter         400
+    │   ├── InvalidParameter      400
+    │   └── PromptTooLong         400
+    ├── Unauthenticated           401
+    ├── Forbidden                 403
+    ├── NotFound                  404  (resource: collection, document, job, …)
+    ├── Conflict                  409
+    ├── PayloadTooLarge           413
+    ├── UnsupportedMediaType      415
+    ├── DocumentError             422  a document that cannot be read; its reason is the code
+    │   ├── EmptyDocument, NoText, PasswordProtected, CorruptDocument,
+    │   └── ParseTimeout, ParseMemoryExceeded, DocumentTooComplex
+    ├── RateLimited               429  retryable
+    ├── Cancelled                 409
+    ├── InternalError             500
+    ├── DependencyError           502  retryable: something behind us failed
+    │   ├── ModelFailed           502
+    │   ├── StreamInterrupted     502  a stream that had begun
+    │   ├── ModelsUnavailable     503  no deployment can serve now
+    │   ├── IndexUnavailable      503
+    │   └── StorageUnavailable    503
+    └── DeadlineExceeded          504  retryable
+
+An error's ``detail`` is written for the caller: it never holds a secret, prompt or document text.
+`shared.errors` is the only place that knows HTTP status numbers; the edge turns an error into
+RFC 9457 problem details, `/v1` into OpenAI's shape.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+
+class GroundworkError(Exception):
+    """An error with a stable ``code``.
+
+    ``retryable`` says whether the same call may succeed later without being changed;
+    ``retry_after`` is the number of seconds to wait before that, where known.
+    ``extra`` holds further members for the problem document, such as a count and its limit.
+    """
+
+    code: ClassVar[str] = "internal_error"
+    title: ClassVar[str] = "Internal error"
+    status: ClassVar[int] = 500
+    retryable: ClassVar[bool] = False
+
+    def __init__(self, detail: str = "", *, retry_after: float | None = None, **extra: Any) -> None:
+        super().__init__(detail or self.title)
+        self.detail = detail or self.title
+        self.retry_after = retry_after
+        self.extra = extra
+
+
+class InvalidRequest(GroundworkError):
+    code, title, status = "invalid_request", "The request is not valid", 400
+
+
+class MalformedJson(InvalidRequest):
+    code, title = "malformed_json", "The body is not valid JSON"
+
+
+class InvalidName(InvalidRequest):
+    code, title = "invalid_name", "A name is not valid"
+
+
+class InvalidFilter(InvalidRequest):
+    code, title = "invalid_filter", "The filter is not valid"
+
+
+class InvalidParameter(InvalidRequest):
+    code, title = "invalid_parameter", "A parameter is not valid"
+
+
+class PromptTooLong(InvalidRequest):
+    code, title = "prompt_too_long", "The prompt exceeds the model's limit"
+
+
+class Unauthenticated(GroundworkError):
+    code, title, status = "unauthenticated", "No valid credential was given", 401
+
+
+class Forbidden(GroundworkError):
+    code, title, status = "forbidden", "The credential does not allow this", 403
+
+
+class NotFound(GroundworkError):
+    """``NotFound("collection", name)``. Another tenant's object is not found either."""
+
+    code, title, status = "not_found", "Not found", 404
+
+    def __init__(self, resource: str, name: str = "") -> None:
+        super().__init__(f"There is no {resource} {name!r}." if name else f"There is no such {resource}.")
+        self.extra = {"resource": resource}
+
+
+class Conflict(GroundworkError):
+    code, title, status = "conflict", "The request conflicts with the present state", 409
+
+
+class Cancelled(GroundworkError):
+    code, title, status = "cancelled", "The job was cancelled", 409
+
+
+class PayloadTooLarge(GroundworkError):
+    code, title, status = "payload_too_large", "The body exceeds the limit", 413
+
+
+class UnsupportedMediaType(GroundworkError):
+    code, title, status = "unsupported_media_type", "This type of document is not supported", 415
+
+
+class DocumentError(GroundworkError):
+    code, title, status = "document_error", "The document cannot be read", 422
+
+
+class EmptyDocument(DocumentError):
+    code, title = "empty_document", "The document is empty"
+
+
+class NoText(DocumentError):
+    code, title = "no_text", "The document has pages but no text"
+
+
+class PasswordProtected(DocumentError):
+    code, title = "password_protected", "The document is protected by a password"
+
+
+class CorruptDocument(DocumentError):
+    code, title = "corrupt_document", "The document is damaged"
+
+
+class ParseTimeout(DocumentError):
+    code, title = "parse_timeout", "Reading the document took too long"
+
+
+class ParseMemoryExceeded(DocumentError):
+    code, title = "parse_memory_exceeded", "Reading the document took too much memory"
+
+
+class DocumentTooComplex(DocumentError):
+    code, title = "document_too_complex", "The document exceeds a structural limit"
+
+
+class RateLimited(GroundworkError):
+    code, title, status, retryable = "rate_limited", "Too many requests", 429, True
+
+
+class InternalError(GroundworkError):
+    pass
+
+
+class DependencyError(GroundworkError):
+    code, title, status, retryable = "dependency_failed", "A service behind this one failed", 502, True
+
+
+class ModelFailed(DependencyError):
+    code, title = "model_failed", "The model failed"
+
+
+class StreamInterrupted(DependencyError):
+    code, title = "stream_interrupted", "The stream ended before it was complete"
+
+
+class ModelsUnavailable(DependencyError):
+    code, title, status = "models_unavailable", "No model deployment can serve now", 503
+
+
+class IndexUnavailable(DependencyError):
+    code, title, status = "index_unavailable", "The search index cannot serve now", 503
+
+
+class StorageUnavailable(DependencyError):
+    code, title, status = "storage_unavailable", "Storage cannot serve now", 503
+
+
+class DeadlineExceeded(GroundworkError):
+    code, title, status, retryable = "deadline_exceeded", "The time allowed was not enough", 504, True
