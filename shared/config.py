@@ -1,0 +1,161 @@
+"""Settings: parsed once from a mapping into one frozen object, and passed in from there.
+
+No other module of the app reads the environment. `SETTINGS` names every setting with what it is for, so
+that the deployment templates and the documentation can be checked against it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+APP_ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """A setting's name and purpose; ``deployed`` is False for those that only a laptop has."""
+
+    name: str
+    purpose: str
+    default: str | None = None
+    deployed: bool = True
+
+
+SETTINGS: tuple[Setting, ...] = (
+    Setting("GroundworkStorage", "connection string of the storage account (Azurite)", deployed=False),
+    Setting("GroundworkStorage__blobServiceUri", "blob endpoint, used with the managed identity"),
+    Setting("GroundworkStorage__queueServiceUri", "queue endpoint, used with the managed identity"),
+    Setting("GroundworkStorage__tableServiceUri", "table endpoint, used with the managed identity"),
+    Setting("GROUNDWORK_IDENTITY_CLIENT_ID", "client id of the user-assigned identity", ""),
+    Setting("GROUNDWORK_PUBLIC_URL", "the address that clients use, for links", ""),
+    Setting("GROUNDWORK_SEARCH", "https endpoint of Azure AI Search, or embedded:DIRECTORY"),
+    Setting("GROUNDWORK_MODELS", "the catalogue of models, a file of the app", "models.azure.toml"),
+    Setting("GROUNDWORK_MODEL_ENDPOINT", "base address of the model endpoint that the catalogue names"),
+    Setting("GROUNDWORK_BOOTSTRAP_KEY_SHA256", "SHA-256 (hex) of the first administrator's API key", ""),
+    Setting("GROUNDWORK_MAX_DOCUMENT_BYTES", "largest document that is accepted, in bytes", "52428800"),
+    Setting("GROUNDWORK_PARSER_WORKERS", "processes that read documents", "2"),
+    Setting("GROUNDWORK_SHARDS_IN_FLIGHT", "shards of one ingestion that run at a time", "2"),
+)
+
+
+class ConfigurationError(Exception):
+    """A setting is absent or malformed; the message names it and the form expected."""
+
+
+@dataclass(frozen=True, slots=True)
+class StorageSettings:
+    """Where blobs, queues and tables live: a connection string, or three endpoints and an identity."""
+
+    connection_string: str | None = field(default=None, repr=False)
+    blob_endpoint: str | None = None
+    queue_endpoint: str | None = None
+    table_endpoint: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """All settings of the app, checked. ``environment`` holds what the model catalogue may refer to."""
+
+    storage: StorageSettings
+    identity_client_id: str | None
+    public_url: str | None
+    search: str
+    models_file: Path
+    bootstrap_key_sha256: str | None = field(repr=False)
+    max_document_bytes: int
+    parser_workers: int
+    shards_in_flight: int
+    environment: Mapping[str, str] = field(repr=False)
+
+    @classmethod
+    def parse(cls, environment: Mapping[str, str]) -> Settings:
+        """Check ``environment`` and freeze it; raises `ConfigurationError` that names every fault."""
+        reader = _Reader(environment)
+        storage = StorageSettings(
+            connection_string=reader.text("GroundworkStorage"),
+            blob_endpoint=reader.url("GroundworkStorage__blobServiceUri"),
+            queue_endpoint=reader.url("GroundworkStorage__queueServiceUri"),
+            table_endpoint=reader.url("GroundworkStorage__tableServiceUri"),
+        )
+        endpoints = (storage.blob_endpoint, storage.queue_endpoint, storage.table_endpoint)
+        if not storage.connection_string and not all(endpoints):
+            reader.fault(
+                "GroundworkStorage", "a connection string, or the three GroundworkStorage__*ServiceUri"
+            )
+        public_url = reader.url("GROUNDWORK_PUBLIC_URL")
+        settings = cls(
+            storage=storage,
+            identity_client_id=reader.text("GROUNDWORK_IDENTITY_CLIENT_ID"),
+            public_url=public_url.rstrip("/") if public_url else None,
+            search=reader.matching(
+                "GROUNDWORK_SEARCH", r"https?://.+|embedded:.+", "https://… or embedded:DIRECTORY"
+            ),
+            models_file=reader.file("GROUNDWORK_MODELS"),
+            bootstrap_key_sha256=reader.optional_matching(
+                "GROUNDWORK_BOOTSTRAP_KEY_SHA256", r"[0-9a-f]{64}", "64 hexadecimal digits"
+            ),
+            max_document_bytes=reader.integer("GROUNDWORK_MAX_DOCUMENT_BYTES", 1, 1 << 40),
+            parser_workers=reader.integer("GROUNDWORK_PARSER_WORKERS", 1, 64),
+            shards_in_flight=reader.integer("GROUNDWORK_SHARDS_IN_FLIGHT", 1, 64),
+            environment=dict(environment),
+        )
+        reader.raise_faults()
+        return settings
+
+
+class _Reader:
+    """Reads settings and gathers the faults, so that the user mends all of them at once."""
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self._environment = environment
+        self._defaults = {setting.name: setting.default for setting in SETTINGS}
+        self._faults: list[str] = []
+
+    def text(self, name: str) -> str | None:
+        return self._environment.get(name) or self._defaults[name] or None
+
+    def url(self, name: str) -> str | None:
+        return self.optional_matching(name, r"https?://[^\s]+", "an http or https address")
+
+    def optional_matching(self, name: str, pattern: str, form: str) -> str | None:
+        value = self.text(name)
+        if value is not None and not re.fullmatch(pattern, value):
+            self.fault(name, form)
+        return value
+
+    def matching(self, name: str, pattern: str, form: str) -> str:
+        value = self.optional_matching(name, pattern, form)
+        if value is None:
+            self.fault(name, form)
+        return value or ""
+
+    def integer(self, name: str, least: int, most: int) -> int:
+        value = self.text(name) or ""
+        if not value.isascii() or not value.isdigit() or not least <= int(value) <= most:
+            self.fault(name, f"a whole number from {least} to {most}")
+            return least
+        return int(value)
+
+    def file(self, name: str) -> Path:
+        path = APP_ROOT / (self.text(name) or "")
+        if not path.is_file():
+            self.fault(name, "the name of an existing file")
+        return path
+
+    def fault(self, name: str, form: str) -> None:
+        self._faults.append(f"{name}: expected {form}")
+
+    def raise_faults(self) -> None:
+        if self._faults:
+            raise ConfigurationError("Settings are missing or malformed. " + "; ".join(self._faults))
+
+
+@cache
+def settings() -> Settings:
+    """The settings of this process, parsed from its environment at the first call."""
+    return Settings.parse(os.environ)

@@ -1,0 +1,394 @@
+"""Jobs: the one contract of everything that takes long.
+
+A job has a row in its tenant's partition of the table ``jobs`` and a line in the list of newest jobs; both
+change in one transaction. Its progress lies in rows of its own, one a shard, so that activities which run
+at the same time never write the same row. Its input and its outcomes are blobs: neither the rows nor the
+history of an orchestration ever hold content.
+
+A job that has been announced but not yet started is in the table's ``_announced`` partition; a timer
+starts what a killed process left there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+import time
+from collections.abc import AsyncIterator, Iterable, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+from shared.errors import Conflict, InvalidParameter, NotFound
+from shared.storage import JOBS, Changed
+
+if TYPE_CHECKING:
+    from shared.storage import Row, Storage
+
+TABLE = "jobs"
+PROGRESS_TABLE = "progress"
+ANNOUNCED = "_announced"
+# Errors that the status document itself shows; the result holds all of them.
+STATUS_ERRORS = 50
+PAGE_JOBS = 50
+# Conflicts of two writers of one job row resolve at the next try; more tries mean a fault.
+WRITE_TRIES = 8
+# What a client should wait before it asks again.
+POLL_SECONDS = 2
+# Newest first: the table sorts upwards, so the list counts down from here (milliseconds, year 2286).
+_LAST_MILLISECOND = 9_999_999_999_999
+
+
+class State(StrEnum):
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    PARTIAL = "partial"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def final(self) -> bool:
+        return self not in (State.QUEUED, State.RUNNING)
+
+
+class Kind(StrEnum):
+    INGESTION = "ingestion"
+    DELETION = "deletion"
+    ANSWER = "answer"
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """What an orchestration and its activities know of their job: a claim check, never content."""
+
+    tenant: str
+    job: str
+    attempt: int = 1
+
+    @property
+    def instance(self) -> str:
+        """The id of the orchestration that runs this attempt."""
+        return f"{self.job}-{self.attempt}"
+
+    @property
+    def prefix(self) -> str:
+        """Where this attempt's blobs lie in the container of jobs."""
+        return f"{self.tenant}/{self.job}/{self.attempt}"
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"tenant": self.tenant, "job": self.job, "attempt": self.attempt}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Ticket:
+        return cls(data["tenant"], data["job"], data["attempt"])
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A job as its row tells it; times are UTC seconds since 1970."""
+
+    tenant: str
+    id: str
+    kind: Kind
+    state: State
+    title: str
+    collection: str
+    owner: str
+    attempt: int
+    created: float
+    updated: float
+    started: float | None = None
+    cancel_requested: bool = False
+    total: int | None = None
+    counts: Mapping[str, int] | None = None
+    errors: tuple[Mapping[str, Any], ...] = ()
+    etag: str = ""
+
+    @property
+    def ticket(self) -> Ticket:
+        return Ticket(self.tenant, self.id, self.attempt)
+
+    def to_row(self) -> Row:
+        row: Row = {
+            "PartitionKey": self.tenant,
+            "RowKey": f"job:{self.id}",
+            "kind": self.kind.value,
+            "state": self.state.value,
+            "title": self.title,
+            "collection": self.collection,
+            "owner": self.owner,
+            "attempt": self.attempt,
+            "created": self.created,
+            "updated": self.updated,
+            "cancel_requested": self.cancel_requested,
+            "counts": json.dumps(dict(self.counts or {})),
+            "errors": json.dumps([dict(error) for error in self.errors]),
+        }
+        if self.started is not None:
+            row["started"] = self.started
+        if self.total is not None:
+            row["total"] = self.total
+        return row
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> Job:
+        return cls(
+            tenant=row["PartitionKey"],
+            id=row["RowKey"].rpartition(":")[2],
+            kind=Kind(row["kind"]),
+            state=State(row["state"]),
+            title=row["title"],
+            collection=row["collection"],
+            owner=row["owner"],
+            attempt=row["attempt"],
+            created=row["created"],
+            updated=row["updated"],
+            started=row.get("started"),
+            cancel_requested=row["cancel_requested"],
+            total=row.get("total"),
+            counts=json.loads(row["counts"]),
+            errors=tuple(json.loads(row["errors"])),
+            etag=row.get("etag", ""),
+        )
+
+    @property
+    def _list_key(self) -> str:
+        return f"list:{_LAST_MILLISECOND - int(self.created * 1000):013d}:{self.id}"
+
+
+def new_id() -> str:
+    """A job id that cannot be guessed: 128 random bits."""
+    return secrets.token_hex(16)
+
+
+def derived_id(*parts: str) -> str:
+    """The id of the job for one event: the same event always has the same job."""
+    return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()[:32]
+
+
+class Jobs:
+    """The jobs of all tenants."""
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+
+    # --- life of a job ---
+
+    async def create(
+        self,
+        tenant: str,
+        kind: Kind,
+        *,
+        job_id: str,
+        title: str,
+        collection: str,
+        owner: str,
+        total: int | None = None,
+    ) -> Job:
+        """Announce a new job, in state queued. The same id again gives the job that is there."""
+        now = time.time()
+        job = Job(tenant, job_id, kind, State.QUEUED, title, collection, owner, 1, now, now, total=total)
+        await self._storage.put_row(
+            TABLE, {"PartitionKey": ANNOUNCED, "RowKey": job_id, "tenant": tenant, "since": now}
+        )
+        try:
+            await self._storage.swap_rows(
+                TABLE, [(job.to_row(), None), ({**job.to_row(), "RowKey": job._list_key}, None)]
+            )
+        except Changed:
+            return await self.get(tenant, job_id)
+        return await self.get(tenant, job_id)
+
+    async def started(self, job_id: str) -> None:
+        """The job's orchestration exists: the announcement has done its service."""
+        await self._storage.delete_row(TABLE, ANNOUNCED, job_id)
+
+    async def announced_before(self, moment: float) -> AsyncIterator[Job | str]:
+        """Jobs announced before ``moment`` and not started; an id alone where there is no job to it."""
+        async for row in self._storage.query_rows(TABLE, ANNOUNCED):
+            if row["since"] < moment:
+                found = await self.find(row["tenant"], row["RowKey"])
+                yield found if found is not None else row["RowKey"]
+
+    async def find(self, tenant: str, job_id: str) -> Job | None:
+        row = await self._storage.get_row(TABLE, tenant, f"job:{job_id}")
+        return Job.from_row(row) if row else None
+
+    async def get(self, tenant: str, job_id: str) -> Job:
+        """The job; `NotFound` where the tenant has none of that id."""
+        if not job_id.isalnum() or (job := await self.find(tenant, job_id)) is None:
+            raise NotFound("job", job_id[:64])
+        return job
+
+    async def newest(
+        self, tenant: str, *, after: str = "", limit: int = PAGE_JOBS
+    ) -> tuple[list[Job], str | None]:
+        """A page of the tenant's jobs, newest first, and where the next page begins."""
+        if after and not after.startswith("list:"):
+            raise InvalidParameter("'after' is the 'next' of an earlier page.", parameter="after")
+        rows = [
+            row
+            async for row in self._storage.query_rows(
+                TABLE, tenant, first=after or "list:", last="list;", limit=limit + 1
+            )
+        ]
+        following = rows[limit]["RowKey"] if len(rows) > limit else None
+        return [Job.from_row(row) for row in rows[:limit]], following
+
+    async def change(self, tenant: str, job_id: str, **changes: Any) -> Job:
+        """Set fields of a job that has not ended; one that has ended stays as it is."""
+        for _ in range(WRITE_TRIES):
+            job = await self.get(tenant, job_id)
+            if job.state.final:
+                return job
+            try:
+                return await self._write(job, replace(job, updated=time.time(), **changes))
+            except Changed:
+                continue
+        raise Conflict(f"The job {job_id!r} is being changed by others.")
+
+    async def begin(self, ticket: Ticket, *, total: int | None = None) -> Job:
+        """The job runs now. ``total`` is the number of its items, where it is known by now."""
+        job = await self.get(ticket.tenant, ticket.job)
+        changes: dict[str, Any] = {"state": State.RUNNING, "started": job.started or time.time()}
+        if total is not None:
+            changes["total"] = total
+        return await self.change(ticket.tenant, ticket.job, **changes)
+
+    async def finish(
+        self,
+        ticket: Ticket,
+        state: State,
+        *,
+        counts: Mapping[str, int] | None = None,
+        errors: Iterable[Mapping[str, Any]] = (),
+    ) -> Job:
+        """The job has ended. Only an attempt that is the job's present one can end it."""
+        job = await self.get(ticket.tenant, ticket.job)
+        if job.attempt != ticket.attempt:
+            return job
+        return await self.change(
+            ticket.tenant,
+            ticket.job,
+            state=state,
+            counts=counts or {},
+            errors=tuple(errors)[:STATUS_ERRORS],
+        )
+
+    async def request_cancel(self, tenant: str, job_id: str) -> Job:
+        """Ask the job to stop; its activities see it before their next step. `Conflict` after its end."""
+        job = await self.get(tenant, job_id)
+        if job.state is State.CANCELLED:
+            return job
+        if job.state.final:
+            raise Conflict(f"The job has ended: it is {job.state.value}.", state=job.state.value)
+        return await self.change(tenant, job_id, cancel_requested=True)
+
+    async def cancel_requested(self, ticket: Ticket) -> bool:
+        job = await self.find(ticket.tenant, ticket.job)
+        return job is None or job.cancel_requested or job.attempt != ticket.attempt
+
+    async def retry(self, tenant: str, job_id: str) -> Job:
+        """A new attempt at what failed. `Conflict` where nothing did or the job still runs."""
+        job = await self.get(tenant, job_id)
+        if job.state not in (State.FAILED, State.PARTIAL, State.CANCELLED):
+            raise Conflict(f"Nothing to retry: the job is {job.state.value}.", state=job.state.value)
+        now = time.time()
+        await self._storage.put_row(
+            TABLE, {"PartitionKey": ANNOUNCED, "RowKey": job_id, "tenant": tenant, "since": now}
+        )
+        again = replace(
+            job,
+            state=State.QUEUED,
+            attempt=job.attempt + 1,
+            updated=now,
+            started=None,
+            cancel_requested=False,
+            counts={},
+            errors=(),
+        )
+        try:
+            return await self._write(job, again)
+        except Changed:
+            raise Conflict("The job is being changed by others.") from None
+
+    async def _write(self, job: Job, changed: Job) -> Job:
+        """Replace the row and its line in the list together; raises `Changed`."""
+        line = await self._storage.get_row(TABLE, job.tenant, job._list_key)
+        rows: list[tuple[Row, str | None]] = [(changed.to_row(), job.etag)]
+        rows.append(({**changed.to_row(), "RowKey": job._list_key}, line["etag"] if line else None))
+        await self._storage.swap_rows(TABLE, rows)
+        return changed
+
+    # --- progress: one row a shard ---
+
+    async def report(self, ticket: Ticket, shard: str, **numbers: int) -> None:
+        """Set numbers of a shard's progress; other numbers of that shard stay."""
+        await self._storage.merge_row(
+            PROGRESS_TABLE, {"PartitionKey": ticket.instance, "RowKey": shard, **numbers}
+        )
+
+    async def progress(self, ticket: Ticket) -> dict[str, int]:
+        """The sums of all numbers that the attempt's shards have reported."""
+        sums: dict[str, int] = {}
+        async for row in self._storage.query_rows(PROGRESS_TABLE, ticket.instance):
+            for name, number in row.items():
+                if isinstance(number, int) and not isinstance(number, bool):
+                    # "embedded.0007" is the seventh batch's share of "embedded"
+                    sums[name.partition(".")[0]] = sums.get(name.partition(".")[0], 0) + number
+        return sums
+
+    # --- blobs of an attempt ---
+
+    async def put(self, ticket: Ticket, name: str, value: Any) -> None:
+        """Keep a JSON value of this attempt under ``name``."""
+        data = json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+        await self._storage.put_blob(
+            JOBS, f"{ticket.prefix}/{name}.json", data, content_type="application/json"
+        )
+
+    async def fetch(self, ticket: Ticket, name: str) -> Any:
+        """The JSON value under ``name``, or None."""
+        data = await self._storage.get_blob(JOBS, f"{ticket.prefix}/{name}.json")
+        return None if data is None else json.loads(data)
+
+
+def iso(moment: float | None) -> str | None:
+    """A moment as RFC 3339 in UTC, with milliseconds."""
+    if moment is None:
+        return None
+    return datetime.fromtimestamp(moment, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def status_document(job: Job, progress: Mapping[str, Any] | None, base_url: str = "") -> dict[str, Any]:
+    """The job as its status URL shows it."""
+    me = f"{base_url}/api/jobs/{job.id}"
+    links = {"self": me, "result": f"{me}/result", "events": f"{me}/events"}
+    if not job.state.final:
+        links["cancel"] = f"{me}/cancel"
+    if job.state in (State.FAILED, State.PARTIAL, State.CANCELLED):
+        links["retry"] = f"{me}/retry"
+    document: dict[str, Any] = {
+        "id": job.id,
+        "kind": job.kind.value,
+        "title": job.title,
+        "collection": job.collection,
+        "state": job.state.value,
+        "attempt": job.attempt,
+        "created": iso(job.created),
+        "updated": iso(job.updated),
+        "counts": dict(job.counts or {}),
+        "errors": [dict(error) for error in job.errors],
+        "links": links,
+    }
+    if progress is not None:
+        document["progress"] = progress
+    if job.cancel_requested and not job.state.final:
+        document["cancel_requested"] = True
+    return document
+
+
+__all__ = ["Job", "Jobs", "Kind", "State", "Ticket", "derived_id", "new_id", "status_document"]

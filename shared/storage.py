@@ -1,0 +1,370 @@
+"""Blobs, queues and tables of one storage account, through Azure's own clients.
+
+The same code talks to Azure with a managed identity and to Azurite with a connection string. Containers,
+queues and tables are made at their first use. The clients' own retries are off: a failed call becomes
+`StorageUnavailable` and the one retry loop above decides. Conflicts are told apart from faults:
+`Changed` means that the row is not what was read, `Exists` that it is there already.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from shared.errors import StorageUnavailable
+
+if TYPE_CHECKING:
+    from shared.config import StorageSettings
+
+RAW, PARSED, JOBS, INBOX = "raw", "parsed", "jobs", "inbox"
+INGESTION_QUEUE = "ingestion-requests"
+
+# Azure Tables: an entity group transaction holds at most 100 entities of one partition.
+TRANSACTION_ENTITIES = 100
+# A call that has not been answered by then is a fault of the network; blobs of 50 MiB pass in less.
+CALL_TIMEOUT_SECONDS = 60
+
+Row = dict[str, Any]
+T = TypeVar("T")
+
+
+class Changed(Exception):
+    """A conditional write found another version of the row than the one it had read."""
+
+
+class Exists(Exception):
+    """An insert found a row or blob with that name."""
+
+
+@dataclass(frozen=True, slots=True)
+class BlobInfo:
+    """A blob's name, size in bytes, ETag and content type."""
+
+    name: str
+    size: int
+    etag: str
+    content_type: str | None
+
+
+class Storage:
+    """One storage account. Safe for concurrent use within one event loop."""
+
+    def __init__(self, settings: StorageSettings, credential: Callable[[], Any] | None = None) -> None:
+        """``credential`` makes an asynchronous token credential; needed where there is no key."""
+        self._settings = settings
+        self._make_credential = credential
+        self._credential: Any = None
+        self._services: dict[str, Any] = {}
+        self._tables: dict[str, Any] = {}
+
+    # --- blobs ---
+
+    async def put_blob(
+        self, container: str, name: str, data: bytes, *, content_type: str = "application/octet-stream"
+    ) -> None:
+        """Write a whole blob, replacing one that is there."""
+        from azure.storage.blob import ContentSettings
+
+        async def write() -> None:
+            await self._blob(container, name).upload_blob(
+                data,
+                overwrite=True,
+                content_settings=ContentSettings(content_type=content_type),
+                max_concurrency=1,
+            )
+
+        await self._made_at_first_use(write, lambda: self._blobs().create_container(container))
+
+    async def get_blob(self, container: str, name: str) -> bytes | None:
+        """A blob's whole content, or None where there is none."""
+        with _missing_is_none() as found, _faults_typed():
+            downloader = await self._blob(container, name).download_blob(max_concurrency=1)
+            found.append(await downloader.readall())
+        return found[0] if found else None
+
+    async def blob_info(self, container: str, name: str) -> BlobInfo | None:
+        """A blob's properties, or None where there is none."""
+        with _missing_is_none() as found, _faults_typed():
+            found.append(await self._blob(container, name).get_blob_properties())
+        if not found:
+            return None
+        blob = found[0]
+        return BlobInfo(name, blob.size, blob.etag, blob.content_settings.content_type)
+
+    async def list_blobs(self, container: str, prefix: str) -> AsyncIterator[BlobInfo]:
+        """The blobs whose names begin with ``prefix``, in the order of their names."""
+        with _missing_is_none(), _faults_typed():
+            listing = self._blobs().get_container_client(container).list_blobs(name_starts_with=prefix)
+            async for blob in listing:
+                yield BlobInfo(blob.name, blob.size, blob.etag, blob.content_settings.content_type)
+
+    async def delete_blob(self, container: str, name: str) -> bool:
+        """Delete a blob; False where there was none."""
+        with _missing_is_none() as found, _faults_typed():
+            await self._blob(container, name).delete_blob(delete_snapshots="include")
+            found.append(True)
+        return bool(found)
+
+    async def delete_blobs(self, container: str, prefix: str) -> int:
+        """Delete the blobs whose names begin with ``prefix``; their number."""
+        names = [blob.name async for blob in self.list_blobs(container, prefix)]
+        deleted = await asyncio.gather(*(self.delete_blob(container, name) for name in names))
+        return sum(deleted)
+
+    # --- tables ---
+
+    async def get_row(self, table: str, partition: str, row: str) -> Row | None:
+        """One row, or None; its ETag lies under ``"etag"``."""
+        with _missing_is_none() as found, _faults_typed():
+            found.append(await self._table(table).get_entity(partition, row))
+        return _plain(found[0]) if found else None
+
+    async def get_rows(self, table: str, partition: str, rows: Iterable[str]) -> dict[str, Row]:
+        """Several rows of one partition by their keys; absent ones are left out."""
+        keys = list(dict.fromkeys(rows))
+        found = await asyncio.gather(*(self.get_row(table, partition, key) for key in keys))
+        return {key: row for key, row in zip(keys, found, strict=True) if row is not None}
+
+    async def query_rows(
+        self,
+        table: str,
+        partition: str,
+        *,
+        first: str = "",
+        last: str = "",
+        select: list[str] | None = None,
+        limit: int | None = None,
+    ) -> AsyncIterator[Row]:
+        """Rows of a partition in the order of their keys, from ``first`` up to but without ``last``."""
+        clauses, parameters = ["PartitionKey eq @partition"], {"partition": partition}
+        if first:
+            clauses.append("RowKey ge @first")
+            parameters["first"] = first
+        if last:
+            clauses.append("RowKey lt @last")
+            parameters["last"] = last
+        with _missing_is_none(), _faults_typed():
+            count = 0
+            page = min(limit, 1000) if limit else None
+            async for entity in self._table(table).query_entities(
+                " and ".join(clauses), parameters=parameters, select=select, results_per_page=page
+            ):
+                yield _plain(entity)
+                count += 1
+                if limit and count >= limit:
+                    return
+
+    async def insert_row(self, table: str, row: Row) -> None:
+        """Insert a row; raises `Exists` where there is one with its keys."""
+        from azure.core.exceptions import ResourceExistsError
+
+        try:
+            await self._write(table, lambda client: client.create_entity(row))
+        except ResourceExistsError:
+            raise Exists from None
+
+    async def merge_row(self, table: str, row: Row) -> None:
+        """Insert a row, or set the given properties of the one that is there."""
+        await self._write(table, lambda client: client.upsert_entity(row, mode="merge"))
+
+    async def put_row(self, table: str, row: Row) -> None:
+        """Insert a row or replace the one that is there."""
+        await self._write(table, lambda client: client.upsert_entity(row, mode="replace"))
+
+    async def replace_row(self, table: str, row: Row, etag: str) -> None:
+        """Replace a row if it still has ``etag``; raises `Changed` otherwise."""
+        from azure.core import MatchConditions
+        from azure.core.exceptions import ResourceModifiedError, ResourceNotFoundError
+
+        try:
+            await self._write(
+                table,
+                lambda client: client.update_entity(
+                    row, mode="replace", etag=etag, match_condition=MatchConditions.IfNotModified
+                ),
+            )
+        except (ResourceModifiedError, ResourceNotFoundError):
+            raise Changed from None
+
+    async def delete_row(self, table: str, partition: str, row: str) -> None:
+        """Delete a row, whatever its version; absent ones are fine."""
+        with _missing_is_none(), _faults_typed():
+            await self._table(table).delete_entity(partition, row)
+
+    async def put_rows(self, table: str, rows: Iterable[Row]) -> None:
+        """Insert or replace rows of one partition, 100 in a transaction."""
+        pending = list(rows)
+        for start in range(0, len(pending), TRANSACTION_ENTITIES):
+            operations = [
+                ("upsert", row, {"mode": "replace"}) for row in pending[start : start + TRANSACTION_ENTITIES]
+            ]
+            await self._write(table, lambda client, batch=operations: client.submit_transaction(batch))
+
+    async def swap_rows(self, table: str, rows: Iterable[tuple[Row, str | None]]) -> None:
+        """Write up to 100 rows of one partition, all or none.
+
+        Each comes with the ETag it was read with, or None where it must be new; raises `Changed` where
+        one is not as it was read.
+        """
+        from azure.core import MatchConditions
+        from azure.data.tables import TableTransactionError
+
+        operations: list[Any] = []
+        for row, etag in rows:
+            if etag is None:
+                operations.append(("create", row))
+            else:
+                condition = {"etag": etag, "match_condition": MatchConditions.IfNotModified}
+                operations.append(("update", row, {"mode": "replace", **condition}))
+        try:
+            await self._write(table, lambda client: client.submit_transaction(operations))
+        except TableTransactionError as error:
+            if getattr(error, "status_code", None) in (404, 409, 412):
+                raise Changed from None
+            raise StorageUnavailable(f"The table {table!r} did not take the change.") from error
+
+    # --- queues ---
+
+    async def send(self, queue: str, message: str) -> None:
+        """Put a message on a queue, as plain text."""
+        client = self._queues().get_queue_client(queue)
+        await self._made_at_first_use(
+            lambda: client.send_message(message), lambda: self._queues().create_queue(queue)
+        )
+
+    async def close(self) -> None:
+        """Close all connections."""
+        for service in self._services.values():
+            await service.close()
+        if self._credential is not None:
+            await self._credential.close()
+        self._services.clear()
+        self._tables.clear()
+
+    # --- clients ---
+
+    def _service(self, kind: str, client: Any, endpoint: str | None) -> Any:
+        if kind not in self._services:
+            options: dict[str, Any] = {
+                "retry_total": 0,
+                "connection_timeout": 10,
+                "read_timeout": CALL_TIMEOUT_SECONDS,
+            }
+            if self._settings.connection_string:
+                self._services[kind] = client.from_connection_string(
+                    self._settings.connection_string, **options
+                )
+            else:
+                if self._credential is None and self._make_credential is not None:
+                    self._credential = self._make_credential()
+                self._services[kind] = client(endpoint, credential=self._credential, **options)
+        return self._services[kind]
+
+    def _blobs(self) -> Any:
+        from azure.storage.blob.aio import BlobServiceClient
+
+        return self._service("blobs", BlobServiceClient, self._settings.blob_endpoint)
+
+    def _queues(self) -> Any:
+        from azure.storage.queue.aio import QueueServiceClient
+
+        return self._service("queues", QueueServiceClient, self._settings.queue_endpoint)
+
+    def _blob(self, container: str, name: str) -> Any:
+        return self._blobs().get_blob_client(container, name)
+
+    def _table(self, name: str) -> Any:
+        if name not in self._tables:
+            from azure.data.tables.aio import TableServiceClient
+
+            service = self._service("tables", TableServiceClient, self._settings.table_endpoint)
+            self._tables[name] = service.get_table_client(name)
+        return self._tables[name]
+
+    async def _write(self, table: str, write: Callable[[Any], Awaitable[T]]) -> T:
+        client = self._table(table)
+        return await self._made_at_first_use(lambda: write(client), client.create_table)
+
+    async def _made_at_first_use(
+        self, write: Callable[[], Awaitable[T]], create: Callable[[], Awaitable[Any]]
+    ) -> T:
+        """Write; where the container, queue or table is not there yet, make it and write again."""
+        from azure.core.exceptions import HttpResponseError, ResourceExistsError
+
+        with _faults_typed():
+            try:
+                return await write()
+            except HttpResponseError as error:
+                if _error_code(error) not in ("ContainerNotFound", "QueueNotFound", "TableNotFound"):
+                    raise
+            with contextlib.suppress(ResourceExistsError):  # another process was faster
+                await create()
+            return await write()
+
+
+def _plain(entity: Mapping[str, Any]) -> Row:
+    row = dict(entity)
+    row["etag"] = getattr(entity, "metadata", {}).get("etag", "")
+    return row
+
+
+def _error_code(error: Any) -> str:
+    code = getattr(error, "error_code", None)
+    return str(getattr(code, "value", code) or "")
+
+
+class _missing_is_none:
+    """``with _missing_is_none() as found``: the list stays empty where the thing is not there."""
+
+    def __enter__(self) -> list[Any]:
+        return []
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> bool:
+        from azure.core.exceptions import ResourceNotFoundError
+
+        return isinstance(error, ResourceNotFoundError)
+
+
+class _faults_typed:
+    """Turns a fault of the network or of the service into `StorageUnavailable`.
+
+    Answers that the caller has to tell apart (not found, exists, changed) pass through.
+    """
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        from azure.core.exceptions import (
+            AzureError,
+            HttpResponseError,
+            ResourceExistsError,
+            ResourceModifiedError,
+            ResourceNotFoundError,
+        )
+
+        passed = (ResourceExistsError, ResourceModifiedError, ResourceNotFoundError)
+        if not isinstance(error, AzureError) or isinstance(error, passed):
+            return
+        status = error.status_code if isinstance(error, HttpResponseError) else None
+        if status is not None and status < 500 and status not in (408, 429):
+            return
+        retry_after = None
+        response = getattr(error, "response", None)
+        if response is not None:
+            value = response.headers.get("Retry-After", "")
+            retry_after = float(value) if value.isdigit() else None
+        raise StorageUnavailable("Storage did not answer.", retry_after=retry_after) from error
+
+
+@contextlib.asynccontextmanager
+async def open_storage(settings: StorageSettings) -> AsyncIterator[Storage]:
+    """A `Storage` that is closed at the end of the block; for scripts and tests."""
+    storage = Storage(settings)
+    try:
+        yield storage
+    finally:
+        await storage.close()
