@@ -30,7 +30,7 @@ resource insights 'Microsoft.Insights/components@2020-02-02' = {
     Application_Type: 'web'
     WorkspaceResourceId: workspace.id
     // The host and the worker sign in with the identity. Durable's distributed tracing (V2) sends without a
-    // token before extension 3.15 and would lose every span if local authentication were off. What stays
+    // token up to extension 3.14 and would lose every span if local authentication were off. What stays
     // open is writing telemetry with the connection string, never reading it.
     DisableLocalAuth: false
   }
