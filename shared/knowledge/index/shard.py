@@ -1,0 +1,425 @@
+"""The embedded index itself: one Qdrant Edge shard, its blocking operations, and the loop that serves them.
+
+It runs in a process of its own (`shared.knowledge.index.embedded` starts it), for two reasons that were
+measured: every call into the library holds Python's global lock, a search for 5 to 25 ms, so that in the
+host's process no stream would flow meanwhile; and a shard takes 50 MB per 10,000 chunks, which the host's
+memory must not grow by.
+
+Durability: an upload is acknowledged after its write-ahead log and segments are synced to disk.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import pickle
+import queue
+import struct
+import sys
+import threading
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Generator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from shared.errors import Conflict, GroundworkError, IndexUnavailable, InvalidParameter
+from shared.knowledge.index.filters import And, AnyOf, Eq, Filter, In, Ne, Not, Or, Range, Value
+from shared.knowledge.index.fusion import fuse
+from shared.knowledge.index.lexical import chunk_terms, query_terms
+from shared.knowledge.index.protocol import (
+    ContentDigest,
+    DocumentVersion,
+    FacetValue,
+    Hit,
+    IndexedChunk,
+    SearchRequest,
+    SearchResult,
+    VersionRange,
+    format_instant,
+    from_payload,
+    to_payload,
+)
+
+if TYPE_CHECKING:
+    import qdrant_edge as edge
+
+DENSE, TERMS = "dense", "terms"
+SCHEMA_VERSION = 1
+FUSION_DEPTH = 100  # candidates of each ranking; the depth of the published baselines
+SLICE_CHUNKS = 64  # written at a time, about 15 ms, so that a search waits no longer than that
+SCROLL_CHUNKS = 1000  # read at a time by listings
+FACET_VALUES = 100  # most frequent values that a facet lists
+LOCK_RETRY_SECONDS = 0.1
+# A segment is rewritten without its deleted chunks when the index is opened and a fifth of it is deleted.
+VACUUM_DELETED_SHARE = 0.2
+VACUUM_MIN_CHUNKS = 1000
+# Exhaustive search is exact under any filter and takes 20 ms over 100,000 chunks; building a graph took
+# 17 s for 30,000 and would have to be repeated as documents change.
+NO_GRAPH_THRESHOLD_KILOBYTES = 10**9
+
+_KEYWORDS = ("tenant", "collection", "document", "title", "readers", "tags", "source", "media_type")
+_INTEGERS = ("version", "page")
+
+
+class Shard:
+    """Blocking operations on one shard. The process that has it open locks its folder."""
+
+    def __init__(self, path: Path, dimensions: int, lock_wait_seconds: float) -> None:
+        import qdrant_edge
+
+        self._edge = qdrant_edge
+        self._dimensions = dimensions
+        path.mkdir(parents=True, exist_ok=True)
+        self._check_schema(path / "schema.json")
+        self._shard = self._open(path / "shard", lock_wait_seconds)
+        self._shard.optimize()
+
+    def _check_schema(self, file: Path) -> None:
+        wanted = {"version": SCHEMA_VERSION, "dimensions": self._dimensions}
+        if file.exists():
+            found = json.loads(file.read_text(encoding="utf-8"))
+            if found != wanted:
+                raise Conflict(f"The embedded index was made with {found}, but {wanted} is configured.")
+        else:
+            file.write_text(json.dumps(wanted), encoding="utf-8")
+
+    def _open(self, path: Path, lock_wait_seconds: float) -> edge.EdgeShard:
+        deadline = time.monotonic() + lock_wait_seconds
+        while True:
+            try:
+                if (path / "edge_config.json").exists():
+                    shard = self._edge.EdgeShard.load(str(path), self._config())
+                else:
+                    path.mkdir(exist_ok=True)
+                    shard = self._edge.EdgeShard.create(str(path), self._config())
+                self._create_field_indices(shard)
+                return shard
+            except Exception as error:  # the library raises plain Exception
+                if "WouldBlock" not in str(error):
+                    raise IndexUnavailable(f"The embedded index cannot be opened: {error}") from error
+            if time.monotonic() >= deadline:
+                raise IndexUnavailable("Another process has the embedded index open.")
+            time.sleep(LOCK_RETRY_SECONDS)
+
+    def _config(self) -> edge.EdgeConfig:
+        e = self._edge
+        return e.EdgeConfig(
+            vectors={
+                DENSE: e.EdgeVectorParams(
+                    self._dimensions,
+                    e.Distance.Cosine,
+                    datatype=e.VectorStorageDatatype.Float16,  # half the memory; ranks the same to three digits
+                    memory=e.Memory.Cold,
+                )
+            },
+            sparse_vectors={TERMS: e.EdgeSparseVectorParams(modifier=e.Modifier.Idf, memory=e.Memory.Cold)},
+            payload_memory=e.Memory.Cold,
+            optimizers=e.EdgeOptimizersConfig(
+                deleted_threshold=VACUUM_DELETED_SHARE,
+                vacuum_min_vector_number=VACUUM_MIN_CHUNKS,
+                indexing_threshold=NO_GRAPH_THRESHOLD_KILOBYTES,
+            ),
+        )
+
+    def _create_field_indices(self, shard: edge.EdgeShard) -> None:
+        e = self._edge
+        present = shard.info().payload_schema
+        schemas: dict[str, Any] = {name: e.KeywordIndexParams(memory=e.Memory.Cold) for name in _KEYWORDS}
+        schemas |= {name: e.IntegerIndexParams(memory=e.Memory.Cold) for name in _INTEGERS}
+        schemas["updated"] = e.DatetimeIndexParams(memory=e.Memory.Cold)
+        for name, schema in schemas.items():
+            if name not in present:
+                shard.update(e.UpdateOperation.create_field_index(name, schema))
+
+    def close(self) -> None:
+        self._shard.flush()
+        self._shard.close()
+
+    # Writes are generators: between their steps the server answers waiting searches.
+
+    def upload(self, chunks: Sequence[IndexedChunk]) -> Generator[None, None, None]:
+        for start in range(0, len(chunks), SLICE_CHUNKS):
+            points = [self._point(chunk) for chunk in chunks[start : start + SLICE_CHUNKS]]
+            self._shard.update(self._edge.UpdateOperation.upsert_points(points))
+            yield
+        self._shard.flush()
+
+    def _point(self, chunk: IndexedChunk) -> edge.Point:
+        vectors: dict[str, Any] = {}
+        if chunk.vector is not None:
+            if len(chunk.vector) != self._dimensions:
+                raise InvalidParameter(
+                    f"A vector has {len(chunk.vector)} dimensions, but the index has {self._dimensions}."
+                )
+            vectors[DENSE] = list(chunk.vector)
+        terms = chunk_terms("\n".join((chunk.title, *chunk.headings, chunk.text)))
+        if terms.indices:
+            vectors[TERMS] = terms
+        return self._edge.Point(point_id(chunk.id), vectors, to_payload(chunk))
+
+    def delete_document(
+        self, tenant: str, collection: str, document: str, versions: VersionRange
+    ) -> Generator[None, None, int]:
+        clauses: list[Filter] = [Eq("tenant", tenant), Eq("collection", collection), Eq("document", document)]
+        if versions.below is not None:
+            clauses.append(Range("version", lt=versions.below))
+        elif versions.only is not None:
+            clauses.append(Eq("version", versions.only))
+        elif versions.except_for is not None:
+            clauses.append(Ne("version", versions.except_for))
+        return self._delete(And(tuple(clauses)))
+
+    def delete_collection(self, tenant: str, collection: str) -> Generator[None, None, int]:
+        return self._delete(And((Eq("tenant", tenant), Eq("collection", collection))))
+
+    def _delete(self, which: Filter) -> Generator[None, None, int]:
+        rendered = self._filter(which)
+        count = self._shard.count(self._edge.CountRequest(filter=rendered))
+        yield
+        if count:
+            self._shard.update(self._edge.UpdateOperation.delete_points_by_filter(rendered))
+            self._shard.flush()
+        return count
+
+    def count(self, tenant: str, collection: str, document: str | None) -> int:
+        clauses: list[Filter] = [Eq("tenant", tenant), Eq("collection", collection)]
+        if document is not None:
+            clauses.append(Eq("document", document))
+        return self._shard.count(self._edge.CountRequest(filter=self._filter(And(tuple(clauses)))))
+
+    def document_versions(self, tenant: str, collection: str) -> list[DocumentVersion]:
+        counts: Counter[tuple[str, int]] = Counter()
+        for payload in self._scroll(tenant, collection, ["document", "version"]):
+            counts[payload["document"], payload["version"]] += 1
+        return [DocumentVersion(document, version, n) for (document, version), n in sorted(counts.items())]
+
+    def digest(self, tenant: str, collection: str) -> str:
+        digest = ContentDigest()
+        for payload in self._scroll(tenant, collection, True):
+            digest.add(payload)
+        return digest.hexdigest()
+
+    def _scroll(self, tenant: str, collection: str, fields: bool | list[str]) -> Generator[dict[str, Any]]:
+        admitted = self._filter(And((Eq("tenant", tenant), Eq("collection", collection))))
+        offset = None
+        while True:
+            records, offset = self._shard.scroll(
+                self._edge.ScrollRequest(
+                    offset=offset, limit=SCROLL_CHUNKS, filter=admitted, with_payload=fields
+                )
+            )
+            yield from (record.payload or {} for record in records)
+            if offset is None:
+                return
+
+    def search(self, request: SearchRequest) -> SearchResult:
+        admitted = self._filter(_admitted(request))
+        ranked = self._rank(request, admitted)
+        page = ranked[request.skip : request.skip + request.top]
+        records = self._shard.retrieve([point for point, _ in page], True, False)
+        payloads = {str(record.id): record.payload for record in records}
+        hits = tuple(
+            Hit(from_payload(payload), score) for point, score in page if (payload := payloads.get(point))
+        )
+        return SearchResult(
+            hits=hits,
+            count=self._shard.count(self._edge.CountRequest(filter=admitted)) if request.count else None,
+            facets={name: self._facet(name, admitted) for name in request.facets},
+        )
+
+    def _rank(self, request: SearchRequest, admitted: edge.Filter) -> list[tuple[str, float]]:
+        """Point ids with their scores, best first, at least as far as the page asked for."""
+        if request.top == 0:
+            return []
+        depth = max(FUSION_DEPTH, request.skip + request.top)
+        vector = list(request.vector) if request.vector is not None else None
+        if vector is not None and len(vector) != self._dimensions:
+            raise InvalidParameter(
+                f"The query has {len(vector)} dimensions, but the index has {self._dimensions}."
+            )
+        terms = query_terms(request.text) if request.text is not None else None
+        if vector is None and terms is None:
+            listed, _ = self._shard.scroll(
+                self._edge.ScrollRequest(
+                    limit=request.skip + request.top, filter=admitted, with_payload=False
+                )
+            )
+            return [(str(record.id), 1.0) for record in listed]
+        bm25 = self._nearest(terms, TERMS, admitted, depth) if terms is not None and terms.indices else {}
+        if vector is None:
+            scores = bm25
+        else:
+            scores = cosines = self._nearest(vector, DENSE, admitted, depth)
+            if terms is not None:
+                # Each ranking scores what only the other one found, so that none counts as worthless
+                # for having been ranked 101st.
+                cosines = cosines | self._score(vector, DENSE, bm25.keys() - cosines.keys())
+                if terms.indices:
+                    bm25 = bm25 | self._score(terms, TERMS, cosines.keys() - bm25.keys())
+                scores = fuse(cosines, bm25)
+        return sorted(scores.items(), key=lambda item: (-item[1], item[0]))
+
+    def _nearest(self, query: Any, using: str, admitted: edge.Filter, limit: int) -> dict[str, float]:
+        found = self._shard.query(
+            self._edge.QueryRequest(
+                limit, query=self._edge.Query.Nearest(query, using), filter=admitted, with_payload=False
+            )
+        )
+        return {str(point.id): point.score for point in found}
+
+    def _score(self, query: Any, using: str, points: set[str]) -> dict[str, float]:
+        if not points:
+            return {}
+        among = self._edge.Filter(must=[self._edge.HasIdCondition({uuid.UUID(point) for point in points})])
+        return self._nearest(query, using, among, len(points))
+
+    def _facet(self, name: str, admitted: edge.Filter) -> tuple[FacetValue, ...]:
+        response = self._shard.facet(
+            self._edge.FacetRequest(name, limit=FACET_VALUES, exact=True, filter=admitted)
+        )
+        found = [FacetValue(hit.value, hit.count) for hit in response.hits]
+        return tuple(sorted(found, key=lambda facet: (-facet.count, str(facet.value))))
+
+    def _filter(self, tree: Filter) -> edge.Filter:
+        """The library's filter. No empty ``Filter`` may come out of it: an empty one matches everything."""
+        e = self._edge
+        match tree:
+            case And(clauses) if clauses:
+                return e.Filter(must=[self._filter(clause) for clause in clauses])
+            case Or(clauses) if clauses:
+                return e.Filter(should=[self._filter(clause) for clause in clauses])
+            case Not(clause):
+                return e.Filter(must_not=[self._filter(clause)])
+            case Eq(field, value):
+                return e.Filter(must=[self._equals(field, value)])
+            case Ne(field, value):
+                return e.Filter(must_not=[self._equals(field, value)])
+            case In(field, values):
+                if values and isinstance(values[0], str):
+                    return e.Filter(must=[e.FieldCondition(field, match=e.MatchAny(list(values)))])
+                return self._filter(Or(tuple(Eq(field, value) for value in values)))
+            case AnyOf(field, values):
+                return e.Filter(must=[e.FieldCondition(field, match=e.MatchAny(list(values)))])
+            case Range():
+                return e.Filter(must=[self._range(tree)])
+        raise InvalidParameter("A filter without clauses matches everything and is refused.")
+
+    def _equals(self, field: str, value: Value) -> edge.FieldCondition:
+        if isinstance(value, str | int):
+            return self._edge.FieldCondition(field, match=self._edge.MatchValue(value))
+        return self._range(Range(field, ge=value, le=value))
+
+    def _range(self, tree: Range) -> edge.FieldCondition:
+        names = {"gt": "gt", "ge": "gte", "lt": "lt", "le": "lte"}
+        bounds = tree.bounds()
+        if all(isinstance(bound, int) for bound in bounds.values()):
+            numbers: Any = {names[word]: float(bound) for word, bound in bounds.items()}  # type: ignore[arg-type]
+            return self._edge.FieldCondition(tree.field, range=self._edge.RangeFloat(**numbers))
+        times: Any = {names[word]: format_instant(bound) for word, bound in bounds.items()}  # type: ignore[arg-type]
+        return self._edge.FieldCondition(tree.field, range=self._edge.RangeDateTime(**times))
+
+
+def point_id(chunk_id: str) -> str:
+    """The library takes UUIDs only."""
+    return str(uuid.uuid5(uuid.NAMESPACE_OID, chunk_id))
+
+
+def _admitted(request: SearchRequest) -> Filter:
+    access = (
+        Eq("tenant", request.tenant),
+        In("collection", request.collections),
+        AnyOf("readers", request.readers),
+    )
+    return And(access) if request.filter is None else And((*access, request.filter))
+
+
+# The server: frames of a length and a pickle, from and to the parent process that started it.
+
+FRAME_HEADER = struct.Struct("!Q")
+_STOP, _READ, _WRITE = 0, 1, 2  # priorities: searches overtake writes between two of their steps
+_WRITES = frozenset({"upload", "delete_document", "delete_collection", "close"})
+
+
+def write_frame(stream: BinaryIO, message: object) -> None:
+    """Send one message."""
+    body = pickle.dumps(message, protocol=pickle.HIGHEST_PROTOCOL)
+    stream.write(FRAME_HEADER.pack(len(body)) + body)
+    stream.flush()
+
+
+def read_frame(stream: BinaryIO) -> Any:
+    """Receive one message; ``EOFError`` when the other side is gone."""
+    header = stream.read(FRAME_HEADER.size)
+    if len(header) < FRAME_HEADER.size:
+        raise EOFError
+    (length,) = FRAME_HEADER.unpack(header)
+    body = stream.read(length)
+    if len(body) < length:
+        raise EOFError
+    return pickle.loads(body)
+
+
+def serve(path: str, dimensions: str, lock_wait_seconds: str) -> None:
+    """Open the shard and answer the parent until it closes or goes away."""
+    requests, replies = sys.stdin.buffer, sys.stdout.buffer
+    sys.stdout = sys.stderr  # nothing else may write into the replies
+    try:
+        shard = Shard(Path(path), int(dimensions), float(lock_wait_seconds))
+    except GroundworkError as error:
+        write_frame(replies, (0, False, (type(error).__name__, error.detail)))
+        return
+    write_frame(replies, (0, True, None))
+    waiting: queue.PriorityQueue[tuple[int, int, Any]] = queue.PriorityQueue()
+    threading.Thread(target=_receive, args=(requests, waiting), daemon=True).start()
+    _answer(shard, waiting, replies)
+    os._exit(0)  # the receiving thread blocks in a read, and an ordinary exit would wait for it
+
+
+def _receive(requests: BinaryIO, waiting: queue.PriorityQueue[tuple[int, int, Any]]) -> None:
+    order = itertools.count(1)
+    while True:
+        try:
+            message = read_frame(requests)
+        except (EOFError, OSError):
+            waiting.put((_STOP, 0, None))
+            return
+        waiting.put((_WRITE if message[1] in _WRITES else _READ, next(order), message))
+
+
+def _answer(shard: Shard, waiting: queue.PriorityQueue[tuple[int, int, Any]], replies: BinaryIO) -> None:
+    """Run requests by priority. A write keeps its place among the writes while searches pass it."""
+    while True:
+        priority, order, message = waiting.get()
+        if priority == _STOP:
+            shard.close()
+            return
+        number, operation, arguments = message
+        try:
+            step = arguments if isinstance(arguments, Generator) else _start(shard, operation, arguments)
+            if isinstance(step, Generator):
+                next(step)
+                waiting.put((priority, order, (number, operation, step)))
+                continue
+            reply = (number, True, step)
+        except StopIteration as finished:
+            reply = (number, True, finished.value)
+        except GroundworkError as error:
+            reply = (number, False, (type(error).__name__, error.detail))
+        except Exception as error:  # the library raises plain Exception; the caller gets a typed one
+            reply = (
+                number,
+                False,
+                ("IndexUnavailable", f"The embedded index failed: {type(error).__name__}"),
+            )
+            print(f"embedded index: {operation} failed: {error!r}", file=sys.stderr)
+        write_frame(replies, reply)
+        if operation == "close":
+            return
+
+
+def _start(shard: Shard, operation: str, arguments: tuple[Any, ...]) -> Any:
+    method: Callable[..., Any] = getattr(shard, operation)
+    return method(*arguments)
