@@ -6,10 +6,12 @@ import io
 from collections.abc import Iterator
 from typing import Any
 
+from lxml.etree import SubElement
 from pptx import Presentation
 from pptx.dml.color import RGBColor
 from pptx.enum.shapes import MSO_SHAPE
 from pptx.enum.text import MSO_ANCHOR, PP_ALIGN
+from pptx.oxml.ns import qn
 from pptx.util import Emu, Inches, Pt
 
 from samples.writers.archive import repack
@@ -29,7 +31,7 @@ _NAVY, _STEEL, _MIST, _WHITE = (
 )
 _WIDTH, _HEIGHT, _LEFT = Inches(13.333), Inches(7.5), Inches(0.8)
 _TEXT_WIDTH = Emu(_WIDTH - 2 * _LEFT)
-_ROW_HEIGHT = Inches(0.46)
+_ROW_HEIGHT = Inches(0.56)
 _TITLE_ONLY = 5  # the layout's place in python-pptx's default template
 
 
@@ -100,6 +102,7 @@ def _slide(deck: Any, title: str, blocks: list[Block], footer: str) -> None:
         else:
             top = _text(slide, block, top)
     foot = slide.shapes.add_textbox(_LEFT, Inches(6.95), _TEXT_WIDTH, Inches(0.35)).text_frame
+    foot.word_wrap = True
     foot.text = footer
     _paint(foot.paragraphs[0], 11, _STEEL)
     if notes:
@@ -116,24 +119,32 @@ def _set_title(slide: Any, text: str, top: int, height: int, size: int, colour: 
 
 
 def _text(slide: Any, block: Block, top: int) -> int:
-    if isinstance(block, ListItems):
-        lines = [f"{i}.  {item}" if block.numbered else f"•  {item}" for i, item in enumerate(block.items, 1)]
-    elif isinstance(block, Paragraph):
-        lines = [block.text]
-    else:
+    if not isinstance(block, ListItems | Paragraph):
         raise ValueError(f"A slide cannot hold {block!r}.")
-    # About 95 characters of 20 pt text fit a line of this width.
-    height = Inches(sum(0.4 * (1 + len(line) // 95) + 0.12 for line in lines))
+    lines = block.items if isinstance(block, ListItems) else (block.text,)
+    # About 80 characters of 24 pt text fit a line of this width.
+    height = Inches(sum(0.45 * (1 + len(line) // 80) + 0.2 for line in lines))
     frame = slide.shapes.add_textbox(_LEFT, top, _TEXT_WIDTH, height).text_frame
     frame.word_wrap = True
     for index, line in enumerate(lines):
         paragraph = frame.paragraphs[0] if index == 0 else frame.add_paragraph()
-        paragraph.space_after = Pt(8)
+        paragraph.space_after = Pt(14)
+        if isinstance(block, ListItems):
+            _mark(paragraph, numbered=block.numbered)
         for run in runs(line):
             piece = paragraph.add_run()
             piece.text = run.text
-            piece.font.size, piece.font.bold, piece.font.italic = Pt(20), run.bold, run.italic
+            piece.font.size, piece.font.bold, piece.font.italic = Pt(24), run.bold, run.italic
     return Emu(top + height + Inches(0.15))
+
+
+def _mark(paragraph: Any, *, numbered: bool) -> None:
+    """Give the paragraph a hanging bullet or number, for which python-pptx has no call of its own."""
+    properties = paragraph._p.get_or_add_pPr()
+    properties.set("marL", str(Inches(0.42)))
+    properties.set("indent", str(-Inches(0.42)))
+    mark = SubElement(properties, qn("a:buAutoNum" if numbered else "a:buChar"))
+    mark.set(*(("type", "arabicPeriod") if numbered else ("char", "•")))
 
 
 def _table(slide: Any, table: Table, top: int) -> int:
@@ -147,11 +158,12 @@ def _table(slide: Any, table: Table, top: int) -> int:
         for c, text in enumerate(row):
             cell = grid.cell(r, c)
             cell.text = text
+            cell.vertical_anchor = MSO_ANCHOR.MIDDLE
             cell.fill.solid()
             cell.fill.fore_color.rgb = _NAVY if r == 0 else (_MIST if r % 2 == 0 else _WHITE)
             paragraph = cell.text_frame.paragraphs[0]
             paragraph.alignment = PP_ALIGN.RIGHT if table.numeric[c] else PP_ALIGN.LEFT
-            _paint(paragraph, 16, _WHITE if r == 0 else _NAVY, bold=r == 0)
+            _paint(paragraph, 19, _WHITE if r == 0 else _NAVY, bold=r == 0)
     return Emu(top + height + Inches(0.3))
 
 

@@ -94,7 +94,7 @@ def _runs(text: str, bold: bool) -> str:
 
 def _table(table: Table) -> str:
     longest = [max(len(row[i]) for row in (table.header, *table.rows)) for i in range(len(table.header))]
-    shares = [min(max(length, 6), 45) for length in longest]
+    shares = [min(length + 4, 45) for length in longest]
     widths = [_TEXT_WIDTH_TWIPS * share // sum(shares) for share in shares]
     grid = "".join(f'<w:gridCol w:w="{width}"/>' for width in widths)
     head = _row(table.header, widths, table.numeric, head=True)
