@@ -42,6 +42,9 @@ class Request:
             body["stream"] = True
             # Always asked for, because usage is recorded for every call.
             body["stream_options"] = {**(body.get("stream_options") or {}), "include_usage": True}
+        else:
+            body.pop("stream", None)
+            body.pop("stream_options", None)
         try:
             return json.dumps(body, allow_nan=False).encode()
         except (TypeError, ValueError):
@@ -96,20 +99,21 @@ class StreamAnswer:
         self._ready.extendleft(reversed(held))
         self._gap_seconds = self._gap_seconds_once_begun
 
-    async def next(self) -> Chunk | None:
+    async def next(self, longest_wait: float | None = None) -> Chunk | None:
         while not self._ready:
             if self._done:
                 await self._drain()
                 return None
-            await self._read()
+            await self._read(longest_wait)
         return self._ready.popleft()
 
     def close(self) -> None:
         self._response.close()
 
-    async def _read(self) -> None:
+    async def _read(self, longest_wait: float | None) -> None:
+        limits = [limit for limit in (self._gap_seconds, longest_wait) if limit is not None]
         try:
-            async with asyncio.timeout(self._gap_seconds):
+            async with asyncio.timeout(min(limits, default=None)):
                 block = await self._response.read_some()
         except TimeoutError:
             raise DeploymentFault(FaultKind.HUNG, "stalled") from None
@@ -137,7 +141,7 @@ class StreamAnswer:
         if chunk.get("error"):
             raise classify_error_event(chunk["error"])
         self.usage = Usage.reported(chunk.get("usage")) or self.usage
-        self._finished = self._finished or any(c.get("finish_reason") for c in _choices(chunk))
+        self._finished = self._finished or any(c.get("finish_reason") for c in choices_of(chunk))
         return Chunk(data, chunk)
 
     async def _drain(self) -> None:
@@ -196,14 +200,15 @@ async def _error_body(response: WireResponse) -> bytes:
         return b""  # the status and the headers say enough
 
 
-def _choices(chunk: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+def choices_of(chunk: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The choices of a chunk; none where it has none or they are malformed."""
     choices = chunk.get("choices")
     return [c for c in choices if isinstance(c, dict)] if isinstance(choices, list) else []
 
 
 def _has_content(chunk: Mapping[str, Any]) -> bool:
     """Whether the chunk holds anything of the answer: any part of a delta but the role, or its end."""
-    for choice in _choices(chunk):
+    for choice in choices_of(chunk):
         delta = choice.get("delta")
         if choice.get("finish_reason"):
             return True

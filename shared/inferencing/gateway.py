@@ -1,24 +1,77 @@
-"""The one way to a model: every call in the product passes ``Gateway``."""
+"""The one way to a model: every model call of the product passes ``Gateway``."""
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import random as random_module
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from shared.errors import InvalidParameter, InvalidRequest, ModelFailed, NotFound, StreamInterrupted
+from shared.errors import (
+    DeadlineExceeded,
+    GroundworkError,
+    InvalidParameter,
+    InvalidRequest,
+    NotFound,
+    PayloadTooLarge,
+    PromptTooLong,
+    StreamInterrupted,
+)
 
-from .calls import CallContext, Completion, Embedded, Recorder, Usage, discard
-from .catalogue import Catalogue, Kind, Model
+from .breaker import State
+from .calls import CallContext, CallRecord, Completion, Embedded, Recorder, Usage, discard
+from .catalogue import Catalogue, Deployment, Kind, Model
+from .chat import check_prompt, completion_limit, estimate_usage, read_completion
 from .credentials import Credentials
+from .dispatch import Dispatcher, Opened
 from .embeddings import batches, count_inputs, vectors_reader
-from .exchange import Answer, JsonAnswer, Request, StreamAnswer, open_answer
-from .faults import DeploymentFault, Rejected
+from .exchange import Chunk, JsonAnswer, Request, StreamAnswer, choices_of
+from .faults import DeploymentFault, FaultKind, Rejected
+from .pool import Demand, Member, Pool
 from .wire import HttpWire, Wire
+
+log = logging.getLogger("groundwork.inferencing")
+
+CHAT = "chat/completions"
+EMBEDDINGS = "embeddings"
+# Batches of one ``embed`` that are under way together: enough to hide the network, not a stampede.
+BATCHES_IN_FLIGHT = 4
+# A deployment that answered this recently is taken to be up without being asked.
+FRESH_SECONDS = 30.0
+# A probe of an orchestrator waits a few seconds at most; the answer must come before.
+HEALTH_CHECK_SECONDS = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class DeploymentHealth:
+    name: str
+    serves: bool
+    state: State
+    cause: str | None
+    retry_after: float
+    in_flight: int
+    in_flight_limit: int
+
+
+@dataclass(frozen=True, slots=True)
+class ModelHealth:
+    """``serves``: whether any deployment can take a call now."""
+
+    model: str
+    serves: bool
+    deployments: tuple[DeploymentHealth, ...]
 
 
 class Gateway:
+    """Balances model calls over deployments, fails over, and protects both sides.
+
+    ``credentials`` gives the headers that authorise a request to a deployment. ``recorder`` gets one
+    ``CallRecord`` for every call, however it ends. Bound to the event loop of its first call.
+    """
+
     def __init__(
         self,
         catalogue: Catalogue,
@@ -29,72 +82,319 @@ class Gateway:
         recorder: Recorder = discard,
         wire: Wire | None = None,
     ) -> None:
-        self._catalogue = catalogue
+        self.catalogue = catalogue
         self._credentials = credentials
         self._clock = clock
-        self._random = random or random_module.Random()
         self._recorder = recorder
         self._wire = wire or HttpWire()
+        random = random or random_module.Random()
+        self._dispatchers = {
+            (model.name, zone): Dispatcher(
+                Pool(deployments, random, hedge=model.hedge), model.timeouts, self._wire, credentials, clock
+            )
+            for model in catalogue.models.values()
+            for zone, deployments in _by_zone(model.deployments).items()
+        }
 
     async def complete(self, model: str, body: Mapping[str, Any], *, call: CallContext) -> Completion:
-        """A chat completion, whole."""
-        entry = self._entry(model, Kind.CHAT)
-        answer = await self._open(entry, Request("chat/completions", body, False, _read_completion))
-        assert isinstance(answer, JsonAnswer)
-        return Completion(answer.value, entry.deployments[0].name, answer.usage or Usage(estimated=True))
+        """A chat completion, whole.
+
+        Raises ``PromptTooLong`` and other ``InvalidRequest``s for what the caller must change,
+        ``ModelsUnavailable`` with ``retry_after`` when nobody can answer, ``DeadlineExceeded``.
+        """
+        exchange = await self.exchange_chat(model, body, call=call)
+        return Completion(exchange.answer.value, exchange.deployment, exchange.usage)
 
     async def stream(
         self, model: str, body: Mapping[str, Any], *, call: CallContext
     ) -> AsyncIterator[dict[str, Any]]:
-        """The chunks of a chat completion, parsed."""
-        entry = self._entry(model, Kind.CHAT)
-        answer = await self._open(entry, Request("chat/completions", body, True, _read_completion))
-        assert isinstance(answer, StreamAnswer)
-        try:
-            while (chunk := await answer.next()) is not None:
-                yield chunk.json
-        except DeploymentFault:
-            raise StreamInterrupted() from None
-        finally:
-            answer.close()
+        """The chunks of a chat completion, parsed, as they arrive.
 
-    async def embed(self, model: str, inputs: Sequence[str], *, call: CallContext) -> Embedded:
-        """One vector per input, in their order."""
+        Raises as ``complete`` does until the first content has come, and ``StreamInterrupted`` when the
+        stream breaks after it. Closing the iterator closes the connection to the service.
+        """
+        chunks = self.stream_chunks(model, body, call=call)
+        try:
+            async for chunk in chunks:
+                yield chunk.json
+        finally:
+            await chunks.aclose()
+
+    async def embed(
+        self, model: str, inputs: Sequence[str], *, call: CallContext, tokens: Sequence[int] | None = None
+    ) -> Embedded:
+        """One vector per input, in the order of the inputs, in as many requests as the limits ask for.
+
+        ``tokens`` spares counting where the caller has counted with the model's own tokenizer. Raises
+        ``PromptTooLong`` with the index of the first input over the limit, before anything is sent; for
+        the rest as ``complete``.
+        """
         entry = self._entry(model, Kind.EMBEDDING)
-        vectors, usage = [], Usage()
-        for run in batches(entry, count_inputs(entry, inputs)):
-            batch = list(inputs[run])
-            body = {"input": batch, "encoding_format": "base64"}
-            request = Request("embeddings", body, False, vectors_reader(entry, len(batch)))
-            answer = await self._open(entry, request)
-            assert isinstance(answer, JsonAnswer)
-            vectors += answer.value
-            usage += answer.usage or Usage(estimated=True)
-        return Embedded(vectors, usage)
+        counts = count_inputs(entry, inputs, tokens)
+        gate = asyncio.Semaphore(BATCHES_IN_FLIGHT)
+
+        async def one(run: slice) -> Exchange:
+            async with gate:
+                body = {"input": list(inputs[run]), "encoding_format": "base64"}
+                return await self._embed_batch(entry, body, sum(counts[run]), call)
+
+        exchanges = await _all_or_none([one(run) for run in batches(entry, counts)])
+        vectors = [vector for exchange in exchanges for vector in exchange.answer.value]
+        return Embedded(vectors, sum((exchange.usage for exchange in exchanges), Usage()))
+
+    async def exchange_chat(self, model: str, body: Mapping[str, Any], *, call: CallContext) -> Exchange:
+        """As ``complete``, with the answer as it was sent, for an edge that passes it on."""
+        entry = self._entry(model, Kind.CHAT)
+        demand = await self._chat_demand(entry, body, call, "answer")
+        request = Request(CHAT, body, False, read_completion)
+        return await self._exchange(entry, request, demand, call, lambda a: _estimate(entry, body, a))
+
+    async def exchange_embeddings(
+        self, model: str, body: Mapping[str, Any], *, call: CallContext
+    ) -> Exchange:
+        """One embeddings request in the service's own format, passed on as it is."""
+        entry = self._entry(model, Kind.EMBEDDING)
+        return await self._embed_batch(entry, body, len(str(body.get("input"))) // 4, call)
+
+    async def stream_chunks(
+        self, model: str, body: Mapping[str, Any], *, call: CallContext
+    ) -> AsyncGenerator[Chunk, None]:
+        """As ``stream``, with each chunk as it was sent, for an edge that passes it on."""
+        entry = self._entry(model, Kind.CHAT)
+        demand = await self._chat_demand(entry, body, call, "stream")
+        request = Request(CHAT, body, True, read_completion)
+        usage_wanted = bool((body.get("stream_options") or {}).get("include_usage"))
+        account = _Account(self, entry, call)
+        text: list[str] = []
+        try:
+            account.opened = opened = await self._open(entry, request, demand, call, account.tries)
+            account.begun_at = self._clock()
+            assert isinstance(opened.answer, StreamAnswer)
+            while (chunk := await self._next_chunk(opened, call)) is not None:
+                text += _content(chunk.json)
+                if usage_wanted or chunk.json.get("choices") or not chunk.json.get("usage"):
+                    yield chunk
+            opened.lease.succeeded()
+            account.outcome = "ok"
+        except GroundworkError as error:
+            account.outcome = error.code
+            raise
+        finally:
+            if account.opened is not None:
+                account.opened.answer.close()
+                account.opened.lease.let_go()
+                usage = account.opened.answer.usage or estimate_usage(entry, body, "".join(text))
+                account.usage = usage
+            account.settle()
+
+    async def health(self) -> dict[str, ModelHealth]:
+        """For each model whether it can be served, and the state of each deployment.
+
+        A deployment that has answered lately is known to be up; any other is asked for its list of models,
+        which costs nothing.
+        """
+        names = list(self.catalogue.models)
+        found = await asyncio.gather(*(self._model_health(self.catalogue.models[name]) for name in names))
+        return dict(zip(names, found, strict=True))
 
     async def close(self) -> None:
+        for dispatcher in self._dispatchers.values():
+            await dispatcher.close()
         await self._wire.close()
 
-    async def _open(self, model: Model, request: Request) -> Answer:
-        deployment = model.deployments[0]
-        headers = {"Content-Type": "application/json", **await self._credentials(deployment)}
-        try:
-            return await open_answer(self._wire, deployment, headers, request, model.timeouts)
-        except DeploymentFault:
-            raise ModelFailed() from None
-        except Rejected as rejected:
-            raise InvalidRequest("The model rejected the request.") from rejected
-
     def _entry(self, name: str, kind: Kind) -> Model:
-        model = self._catalogue.models.get(name)
+        model = self.catalogue.models.get(name)
         if model is None:
             raise NotFound("model", name)
         if model.kind is not kind:
             raise InvalidParameter(f"The model {name!r} is of the kind {model.kind}, not {kind}.")
         return model
 
+    async def _chat_demand(
+        self, entry: Model, body: Mapping[str, Any], call: CallContext, form: str
+    ) -> Demand:
+        tokens = await check_prompt(entry, body)
+        # Answers of at most alike lengths take alike times.
+        return Demand((form, (completion_limit(entry, body) or 0).bit_length()), tokens, call.session)
 
-def _read_completion(answer: dict[str, Any]) -> dict[str, Any]:
-    if not answer["choices"] or not all(isinstance(choice["message"], dict) for choice in answer["choices"]):
-        raise ValueError("a completion without a message")
-    return answer
+    async def _embed_batch(
+        self, entry: Model, body: Mapping[str, Any], tokens: int, call: CallContext
+    ) -> Exchange:
+        request = Request(EMBEDDINGS, body, False, vectors_reader(entry, body))
+        demand = Demand((EMBEDDINGS, tokens.bit_length()), tokens, call.session)
+        return await self._exchange(entry, request, demand, call, lambda _: Usage(tokens, estimated=True))
+
+    async def _exchange(
+        self,
+        entry: Model,
+        request: Request,
+        demand: Demand,
+        call: CallContext,
+        estimate: Callable[[JsonAnswer], Usage],
+    ) -> Exchange:
+        account = _Account(self, entry, call)
+        try:
+            account.opened = opened = await self._open(entry, request, demand, call, account.tries)
+            opened.lease.succeeded()
+            assert isinstance(opened.answer, JsonAnswer)
+            account.usage = opened.answer.usage or estimate(opened.answer)
+            account.outcome = "ok"
+            return Exchange(opened.answer, opened.lease.deployment.name, account.usage)
+        except GroundworkError as error:
+            account.outcome = error.code
+            raise
+        finally:
+            account.settle()
+
+    async def _open(
+        self, entry: Model, request: Request, demand: Demand, call: CallContext, tries: list[str]
+    ) -> Opened:
+        zone = call.data_zone or entry.deployments[0].data_zone
+        dispatcher = self._dispatchers.get((entry.name, zone))
+        if dispatcher is None:
+            raise InvalidParameter(f"The model {entry.name!r} has no deployment in the data zone {zone!r}.")
+        deadline = self._clock() + entry.timeouts.total_seconds
+        if call.deadline is not None:
+            deadline = min(deadline, call.deadline)
+        try:
+            return await dispatcher.open(request, demand, deadline, tries)
+        except Rejected as rejected:
+            raise rejection_error(rejected) from rejected
+
+    async def _next_chunk(self, opened: Opened, call: CallContext) -> Chunk | None:
+        assert isinstance(opened.answer, StreamAnswer)
+        left = None if call.deadline is None else call.deadline - self._clock()
+        try:
+            return await opened.answer.next(left)
+        except Rejected as rejected:
+            opened.lease.succeeded()
+            raise rejection_error(rejected) from rejected
+        except DeploymentFault as fault:
+            now = self._clock()
+            if call.deadline is not None and now >= call.deadline:
+                raise DeadlineExceeded() from None
+            opened.lease.failed(now, DeploymentFault(FaultKind.INTERRUPTED, fault.reason, fault.retry_after))
+            raise StreamInterrupted() from None
+
+    async def _model_health(self, model: Model) -> ModelHealth:
+        dispatchers = [d for (name, _), d in self._dispatchers.items() if name == model.name]
+        members = [member for dispatcher in dispatchers for member in dispatcher.pool.members]
+        found = await asyncio.gather(*(self._deployment_health(member) for member in members))
+        return ModelHealth(model.name, any(health.serves for health in found), tuple(found))
+
+    async def _deployment_health(self, member: Member) -> DeploymentHealth:
+        now = self._clock()
+        fresh = member.answered_at is not None and now - member.answered_at < FRESH_SECONDS
+        serves = member.retry_after(now) == 0 and (fresh or await self._is_reachable(member.deployment))
+        cause = member.breaker.cause
+        return DeploymentHealth(
+            name=member.name,
+            serves=serves,
+            state=member.breaker.state(now),
+            cause=cause.value if cause else None,
+            retry_after=member.retry_after(now),
+            in_flight=member.in_flight,
+            in_flight_limit=member.limit.value,
+        )
+
+    async def _is_reachable(self, deployment: Deployment) -> bool:
+        try:
+            async with asyncio.timeout(HEALTH_CHECK_SECONDS):
+                headers = await self._credentials(deployment)
+                response = await self._wire.get(deployment.listing_url, headers, HEALTH_CHECK_SECONDS)
+        except Exception:  # whatever keeps us from asking would keep a call from being answered
+            return False
+        response.close()
+        return response.status < 500 and response.status not in (401, 403)
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """A whole answer, who gave it, and what it cost."""
+
+    answer: JsonAnswer
+    deployment: str
+    usage: Usage
+
+
+class _Account:
+    """What is recorded of one call, whichever way it ends."""
+
+    def __init__(self, gateway: Gateway, model: Model, call: CallContext) -> None:
+        self._gateway = gateway
+        self._model = model
+        self._call = call
+        self._started = gateway._clock()
+        self.opened: Opened | None = None
+        self.tries: list[str] = []
+        self.begun_at: float | None = None
+        self.outcome = "cancelled"
+        self.usage = Usage()
+
+    def settle(self) -> None:
+        deployment = self.opened.lease.deployment if self.opened else None
+        usage = self.usage
+        prices = (usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens)
+        record = CallRecord(
+            call=self._call,
+            model=self._model.name,
+            kind=self._model.kind.value,
+            model_version=deployment.version if deployment else self._model.version,
+            deployment=deployment.name if deployment else "",
+            outcome=self.outcome,
+            usage=usage,
+            estimated_cost=deployment.cost(*prices) if deployment else 0.0,
+            upstream_calls=len(self.tries),
+            seconds=self._gateway._clock() - self._started,
+            seconds_to_first_token=None if self.begun_at is None else self.begun_at - self._started,
+        )
+        try:
+            self._gateway._recorder(record)
+        except Exception as error:  # a call that was answered must not fail in its bookkeeping
+            log.error("call_not_recorded", extra={"error": type(error).__name__})
+
+
+def rejection_error(rejected: Rejected) -> GroundworkError:
+    """The caller's error for a request that the service refused, in our own words.
+
+    The service's message may quote the prompt; it stays with the cause.
+    """
+    code, parameter = str(rejected.error.get("code") or ""), str(rejected.error.get("param") or "")
+    extra = {"upstream_status": rejected.status}
+    if code == "context_length_exceeded":
+        return PromptTooLong("The prompt and the completion exceed the model's context.", **extra)
+    if code == "content_filter":
+        return InvalidRequest("The service's content filter refused the request.", reason=code, **extra)
+    if rejected.status == 413:
+        return PayloadTooLarge("The service refused the size of the request.", **extra)
+    named = f" It names the parameter {parameter!r}." if parameter.isidentifier() else ""
+    return InvalidRequest(f"The service refused the request.{named}", **extra)
+
+
+def _by_zone(deployments: Sequence[Deployment]) -> dict[str, list[Deployment]]:
+    zones: dict[str, list[Deployment]] = {}
+    for deployment in deployments:
+        zones.setdefault(deployment.data_zone, []).append(deployment)
+    return zones
+
+
+def _estimate(entry: Model, body: Mapping[str, Any], answer: JsonAnswer) -> Usage:
+    texts = [choice["message"].get("content") or "" for choice in answer.value["choices"]]
+    return estimate_usage(entry, body, "".join(texts))
+
+
+def _content(chunk: Mapping[str, Any]) -> list[str]:
+    deltas = (choice.get("delta") for choice in choices_of(chunk))
+    texts = (delta.get("content") for delta in deltas if isinstance(delta, dict))
+    return [text for text in texts if isinstance(text, str)]
+
+
+async def _all_or_none(coroutines: list[Any]) -> list[Any]:
+    """The results in order; the first error stops the others."""
+    tasks = [asyncio.ensure_future(coroutine) for coroutine in coroutines]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,288 @@
+"""The deployments that may answer a call in place of each other, and which of them is next.
+
+A pool holds no clock and does no I/O: it is told the time and the outcome of each call. Lowest priority
+group first, spilling over to the next; inside a group two random choices, the less loaded wins.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
+from itertools import groupby
+from random import Random
+
+from .breaker import Breaker, State, Ticket
+from .capacity import InFlightLimit, Latency, RateBudget
+from .catalogue import Deployment
+from .faults import DeploymentFault, FaultKind
+
+log = logging.getLogger("groundwork.inferencing")
+
+# Answers of alike requests take alike times; the shape says which are alike (see `Request.shape`).
+Shape = tuple[str, int]
+
+# Below a second nobody can tell a hanging deployment from a pause of the machine's.
+LEAST_PATIENCE_SECONDS = 1.0
+# With hedging asked for, a second request is cheap; a probe that fails early costs nobody anything.
+LEAST_HEDGE_SECONDS = 0.05
+LEAST_PROBE_SECONDS = 0.5
+# Requests sent beside one that is merely slow: one in ten, after a burst of ten, so that a pool that is
+# slow as a whole does not get twice the load (Dean and Barroso, "The Tail at Scale").
+HEDGES_PER_CALL = 0.1
+MOST_HEDGES = 10.0
+# What to tell a caller when no deployment names a time.
+DEFAULT_RETRY_AFTER_SECONDS = 1.0
+# Faults that the deployment announces: the next caller may be its probe. After any other, a probe is a copy
+# of a call that someone else answers, so that no caller pays for a deployment that is still broken.
+ANNOUNCED = frozenset({FaultKind.THROTTLED})
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What a call needs of a deployment."""
+
+    shape: Shape
+    tokens: int
+    session: str | None = None
+
+
+class Member:
+    """A deployment with what is known of it."""
+
+    def __init__(self, deployment: Deployment) -> None:
+        self.deployment = deployment
+        self.name = deployment.name
+        self.breaker = Breaker()
+        self.limit = InFlightLimit(deployment.max_in_flight)
+        self.in_flight = 0
+        self.answered_at: float | None = None
+        self._latencies: defaultdict[Shape, Latency] = defaultdict(Latency)
+        self._requests = _budget(deployment.requests_per_minute)
+        self._tokens = _budget(deployment.tokens_per_minute)
+
+    @property
+    def load(self) -> float:
+        return self.in_flight / self.deployment.weight
+
+    @property
+    def has_room(self) -> bool:
+        return self.in_flight < self.limit.value
+
+    def serves(self, now: float) -> bool:
+        """Whether a caller's request may be sent to it now, as far as its health and its rates go."""
+        if self.breaker.state(now) is State.CLOSED:
+            return self._rate_wait(now) == 0
+        return self.awaits_probe(now) and self.breaker.cause in ANNOUNCED
+
+    def awaits_probe(self, now: float) -> bool:
+        half_open = self.breaker.state(now) is State.HALF_OPEN
+        return half_open and self.breaker.admits(now) and self._rate_wait(now) == 0
+
+    def retry_after(self, now: float) -> float:
+        return max(self.breaker.retry_after(now), self._rate_wait(now))
+
+    def charge(self, now: float, tokens: int) -> None:
+        if self._requests is not None:
+            self._requests.take(now, 1)
+        if self._tokens is not None:
+            self._tokens.take(now, tokens)
+
+    def latency(self, shape: Shape) -> Latency:
+        return self._latencies[shape]
+
+    def _rate_wait(self, now: float) -> float:
+        budgets = (self._requests, self._tokens)
+        return max((budget.seconds_until_free(now) for budget in budgets if budget is not None), default=0.0)
+
+
+def _budget(per_minute: float | None) -> RateBudget | None:
+    return None if per_minute is None else RateBudget(per_minute)
+
+
+class Lease:
+    """The right to one call of a deployment. It must be settled: ``succeeded``, ``failed`` or ``let_go``."""
+
+    def __init__(self, pool: Pool, member: Member, demand: Demand, now: float) -> None:
+        self._pool = pool
+        self._member = member
+        self._demand = demand
+        self._ticket: Ticket = member.breaker.enter(now)
+        self._settled = False
+        self.started = now
+        self.deployment = member.deployment
+        member.in_flight += 1
+        member.charge(now, demand.tokens)
+
+    @property
+    def isolated(self) -> bool:
+        """Whether others have found the deployment broken since this call was sent."""
+        return self._member.breaker.cause is not None and not self._ticket.probe
+
+    @property
+    def patience(self) -> float | None:
+        """Seconds after which the answer is overdue; None while too little is known to say."""
+        return self._pool.suspicious_seconds(self._member, self._demand.shape, self._pool.least_patience)
+
+    @property
+    def probe_patience(self) -> float | None:
+        """The same for a probe, whose failure costs nobody anything."""
+        return self._pool.suspicious_seconds(self._member, self._demand.shape, LEAST_PROBE_SECONDS)
+
+    def begun(self, now: float) -> None:
+        """The answer, or the first content of a stream, has come."""
+        self._pool.learn(self._member, self._demand.shape, now - self.started)
+        self._member.answered_at = now
+        self._member.limit.answered(self._member.in_flight)
+        was_probe = self._ticket.probe
+        self._ticket = self._member.breaker.begun(self._ticket)
+        if was_probe and not self._ticket.probe:
+            self._log_return()
+
+    def succeeded(self) -> None:
+        if self._release():
+            self._member.breaker.succeeded(self._ticket)
+            if self._ticket.probe:
+                self._log_return()
+
+    def failed(self, now: float, fault: DeploymentFault) -> None:
+        if not self._release():
+            return
+        member = self._member
+        if fault.kind in (FaultKind.THROTTLED, FaultKind.HUNG):
+            member.limit.overloaded(now, member.in_flight + 1)
+        member.breaker.failed(self._ticket, now, fault.kind, fault.retry_after)
+        name = self.deployment.name
+        fields: dict[str, object] = {"deployment": name, "fault": fault.kind.value, "reason": fault.reason}
+        log.info("model_try_failed", extra=fields)
+        if member.breaker.state(now) is State.OPEN:
+            fields["seconds"] = round(member.breaker.retry_after(now), 3)
+            misconfigured = fault.kind is FaultKind.MISCONFIGURED
+            log.log(logging.ERROR if misconfigured else logging.WARNING, "deployment_isolated", extra=fields)
+
+    def let_go(self) -> None:
+        """The call ended for a reason that says nothing about the deployment."""
+        if self._release():
+            self._member.breaker.abandoned(self._ticket)
+
+    def _release(self) -> bool:
+        if self._settled:
+            return False
+        self._settled = True
+        self._member.in_flight -= 1
+        self._pool.on_release()
+        return True
+
+    def _log_return(self) -> None:
+        log.info("deployment_returned", extra={"deployment": self.deployment.name})
+
+
+class Pool:
+    """Deployments of one model version in one data zone."""
+
+    def __init__(self, deployments: Iterable[Deployment], random: Random, *, hedge: bool = False) -> None:
+        self.members = [Member(deployment) for deployment in deployments]
+        by_priority = sorted(self.members, key=lambda member: member.deployment.priority)
+        self._groups = [list(g) for _, g in groupby(by_priority, key=lambda m: m.deployment.priority)]
+        self._random = random
+        self._latencies: defaultdict[Shape, Latency] = defaultdict(Latency)
+        self.on_release: Callable[[], None] = lambda: None
+        self.least_patience = LEAST_HEDGE_SECONDS if hedge else LEAST_PATIENCE_SECONDS
+        self._hedges = MOST_HEDGES
+
+    def acquire(self, now: float, demand: Demand, tried: Collection[str] = ()) -> Lease | None:
+        """A lease on the best deployment that was not tried yet and can take a call; None where none can."""
+        self._hedges = min(MOST_HEDGES, self._hedges + HEDGES_PER_CALL)
+        member = self._choose(now, demand, tried) or self._last_resort(now, tried)
+        return None if member is None else Lease(self, member, demand, now)
+
+    def acquire_beside(self, now: float, demand: Demand, tried: Collection[str], slow: Lease) -> Lease | None:
+        """A lease for a second request beside one that is overdue."""
+        free = slow.isolated
+        if not free and self._hedges < 1:
+            return None
+        member = self._choose(now, demand, tried)
+        if member is None:
+            return None
+        self._hedges -= 0 if free else 1
+        return Lease(self, member, demand, now)
+
+    def acquire_probe(self, now: float, demand: Demand) -> Lease | None:
+        """A lease for a copy of a call, to see whether an isolated deployment is back."""
+        for member in self.members:
+            if member.awaits_probe(now) and member.breaker.cause not in ANNOUNCED:
+                return Lease(self, member, demand, now)
+        return None
+
+    def has_room(self, now: float, tried: Collection[str] = ()) -> bool:
+        return any(m.has_room and m.serves(now) for m in self.members if m.name not in tried)
+
+    def is_busy(self, now: float, tried: Collection[str] = ()) -> bool:
+        """Whether a deployment would take a call if one of those in flight ended."""
+        return any(not m.has_room and m.serves(now) for m in self.members if m.name not in tried)
+
+    def retry_after(self, now: float) -> float:
+        """The shortest time after which a call may be taken."""
+        waits = [member.retry_after(now) for member in self.members]
+        return min(waits) or DEFAULT_RETRY_AFTER_SECONDS
+
+    def learn(self, member: Member, shape: Shape, seconds: float) -> None:
+        member.latency(shape).add(seconds)
+        self._latencies[shape].add(seconds)
+
+    def suspicious_seconds(self, member: Member, shape: Shape, least: float) -> float | None:
+        """From the member's own answers to alike requests, or the pool's where it has too few."""
+        # A stream begins no later than a whole answer to the same request would have come.
+        whole = ("answer", shape[1])
+        for latency in (member.latency(shape), self._latencies[shape], self._latencies[whole]):
+            if latency.suspicious_seconds is not None:
+                return max(least, latency.suspicious_seconds)
+        return None
+
+    def _choose(self, now: float, demand: Demand, tried: Collection[str]) -> Member | None:
+        for group in self._groups:
+            able = [m for m in group if m.has_room and m.name not in tried and m.serves(now)]
+            if able:
+                return self._pick(able, demand.session)
+        return None
+
+    def _last_resort(self, now: float, tried: Collection[str]) -> Member | None:
+        """With nobody else to answer, the caller's own request is the probe."""
+        for group in self._groups:
+            for member in group:
+                if member.name not in tried and member.awaits_probe(now):
+                    return member
+        return None
+
+    def _pick(self, able: list[Member], session: str | None) -> Member:
+        if len(able) == 1:
+            return able[0]
+        if session is not None:
+            return max(able, key=lambda member: _affinity(session, member.deployment))
+        first, second = self._draw_two(able)
+        return second if second.load < first.load else first
+
+    def _draw_two(self, able: list[Member]) -> tuple[Member, Member]:
+        """Two different members, each drawn by weight."""
+        first = self._draw(able)
+        return first, self._draw([member for member in able if member is not first])
+
+    def _draw(self, able: list[Member]) -> Member:
+        if len(able) == 1:
+            return able[0]
+        mark = self._random.random() * sum(member.deployment.weight for member in able)
+        for member in able:
+            mark -= member.deployment.weight
+            if mark < 0:
+                return member
+        return able[-1]
+
+
+def _affinity(session: str, deployment: Deployment) -> float:
+    """Weighted rendezvous hashing: most sessions stay where they are when a deployment comes or goes."""
+    digest = hashlib.blake2b(f"{session}\0{deployment.name}".encode(), digest_size=8).digest()
+    share = (int.from_bytes(digest, "big") + 0.5) / 2**64
+    return -deployment.weight / math.log(share)
