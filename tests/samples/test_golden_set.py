@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from email import message_from_bytes
+from email.policy import default as default_policy
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,8 +13,12 @@ from typing import Any
 import mammoth
 import pypdfium2
 import pytest
+from html_to_markdown import convert
 from pptx import Presentation
+from pptx.shapes.autoshape import Shape
+from pptx.shapes.graphfrm import GraphicFrame
 from python_calamine import CalamineWorkbook
+
 from samples.build import DOCUMENTS, ROOT
 
 QUESTIONS: list[dict[str, Any]] = [
@@ -64,7 +70,9 @@ def test_the_evidence_is_in_the_document(question: dict[str, Any]):
 
 @pytest.mark.parametrize("question", FOUND, ids=lambda question: question["id"])
 def test_questions_do_not_copy_their_evidence(question: dict[str, Any]):
-    asked, told = (set(question[member].casefold().strip("?.").split()) for member in ("question", "evidence"))
+    asked, told = (
+        set(question[member].casefold().strip("?.").split()) for member in ("question", "evidence")
+    )
     assert len(asked & told) < 0.8 * len(asked)
 
 
@@ -96,33 +104,53 @@ def _in_order(line: str, cells: list[str]) -> bool:
 @cache
 def _text(name: str) -> str:
     path = DOCUMENTS / name
-    match path.suffix:
-        case ".pdf":
-            pages = pypdfium2.PdfDocument(path)
-            return "\n".join(page.get_textpage().get_text_range() for page in pages)
-        case ".docx":
-            with path.open("rb") as file:
-                html = mammoth.convert_to_html(file).value
-            from html_to_markdown import convert
-            return convert(html).content or ""
-        case ".pptx":
-            lines = []
-            for slide in Presentation(str(path)).slides:
-                for shape in slide.shapes:
-                    if shape.has_table: lines += [" | ".join(c.text for c in row.cells) for row in shape.table.rows]
-                    elif shape.has_text_frame: lines.append(shape.text_frame.text)
-                lines.append(slide.notes_slide.notes_text_frame.text)
-            return "\n".join(lines)
-        case ".xlsx":
-            book = CalamineWorkbook.from_path(str(path))
-            f=lambda c: str(int(c)) if isinstance(c,float) and c==int(c) else str(c)
-            return "\n".join(" | ".join(map(f,row)) for s in book.sheet_names for row in book.get_sheet_by_name(s).to_python())
-        case ".eml":
-            import email, email.policy
-            m = email.message_from_bytes(path.read_bytes(), policy=email.policy.default)
-            return m.get_body(("plain",)).get_content()
-        case ".html":
-            from html_to_markdown import convert
-            return convert(path.read_text()).content or ""
-        case _:
-            return path.read_text("utf-8")
+    return _READERS.get(path.suffix, _plain)(path)
+
+
+def _plain(path: Path) -> str:
+    return path.read_text("utf-8")
+
+
+def _pdf(path: Path) -> str:
+    return "\n".join(page.get_textpage().get_text_range() for page in pypdfium2.PdfDocument(path))
+
+
+def _docx(path: Path) -> str:
+    with path.open("rb") as file:
+        return convert(mammoth.convert_to_html(file).value).content or ""
+
+
+def _html(path: Path) -> str:
+    return convert(path.read_text("utf-8")).content or ""
+
+
+def _pptx(path: Path) -> str:
+    lines: list[str] = []
+    for slide in Presentation(str(path)).slides:
+        for shape in slide.shapes:
+            if isinstance(shape, GraphicFrame) and shape.has_table:
+                lines += [" | ".join(cell.text for cell in row.cells) for row in shape.table.rows]
+            elif isinstance(shape, Shape):
+                lines.append(shape.text_frame.text)
+        if notes := slide.notes_slide.notes_text_frame:
+            lines.append(notes.text)
+    return "\n".join(lines)
+
+
+def _xlsx(path: Path) -> str:
+    book = CalamineWorkbook.from_path(str(path))
+    rows = [row for sheet in book.sheet_names for row in book.get_sheet_by_name(sheet).to_python()]
+    return "\n".join(" | ".join(_cell(value) for value in row) for row in rows)
+
+
+def _cell(value: object) -> str:
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
+def _eml(path: Path) -> str:
+    message = message_from_bytes(path.read_bytes(), policy=default_policy)
+    body = message.get_body(("plain",))
+    return body.get_content() if body else ""
+
+
+_READERS = {".pdf": _pdf, ".docx": _docx, ".html": _html, ".pptx": _pptx, ".xlsx": _xlsx, ".eml": _eml}

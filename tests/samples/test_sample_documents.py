@@ -9,6 +9,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+
 from samples.build import DOCUMENTS, ROOT, SOURCES, built_documents
 from samples.writers.outline import Table, read_outline, runs
 
@@ -42,7 +43,9 @@ def test_rebuilding_gives_the_committed_bytes():
     assert changed == [], "run `python -m samples.build`, look at the documents, and commit them"
 
 
-@pytest.mark.parametrize("path", [p for p in PATHS if p.suffix in {".docx", ".pptx", ".xlsx"}], ids=lambda p: p.name)
+@pytest.mark.parametrize(
+    "path", [p for p in PATHS if p.suffix in {".docx", ".pptx", ".xlsx"}], ids=lambda p: p.name
+)
 def test_a_package_depends_on_no_clock_and_no_compressor(path: Path):
     with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
@@ -60,7 +63,9 @@ def test_text_documents_have_unix_line_ends_and_valid_utf8():
 
 def test_addresses_cannot_reach_anybody():
     """`.example` is reserved by RFC 2606: nobody can own such a domain."""
-    texts = [path.read_text("utf-8") for path in (*PATHS, *SOURCES.rglob("*.md")) if path.suffix not in BINARY]
+    texts = [
+        path.read_text("utf-8") for path in (*PATHS, *SOURCES.rglob("*.md")) if path.suffix not in BINARY
+    ]
     hosts = {host for text in texts for host in re.findall(r"@([\w-]+(?:\.[\w-]+)*)", text)}
     assert len(hosts) > 20
     assert {host.rpartition(".")[2] for host in hosts} == {"example"}
