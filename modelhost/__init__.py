@@ -1,0 +1,1 @@
+"""An OpenAI-compatible server for self-hosted models; deployed apart from the application."""
