@@ -11,13 +11,11 @@ from typing import Any
 
 import azure.functions as func
 
+from devhost.errors import AppLoadError
+
 # The file the Python worker looks for (azure.functions.decorators.core.SCRIPT_FILE_NAME).
 APP_FILE = "function_app.py"
 APP_MODULE = "function_app"
-
-
-class AppLoadError(Exception):
-    """The app cannot be served; the message says what its author has to change."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +60,10 @@ def _import_app(app_dir: Path) -> Any:
     if str(path.parent) not in sys.path:
         sys.path.insert(0, str(path.parent))
     spec = importlib.util.spec_from_file_location(APP_MODULE, path)
-    assert spec is not None and spec.loader is not None  # noqa: S101  a .py path always has a loader
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[APP_MODULE] = module
+    sys.modules[APP_MODULE] = module  # the name under which the real worker imports it
     try:
         spec.loader.exec_module(module)
     except Exception as error:
@@ -91,6 +90,10 @@ def _app_object(module: Any) -> func.FunctionRegister:
 
 
 def _app_function(function: Any) -> AppFunction:
+    if function.get_setting("retry_policy") is not None:
+        raise AppLoadError(
+            f"function {function.get_function_name()!r}: retry policies are not supported here"
+        )
     user_function = function.get_user_function()
     trigger = function.get_trigger()
     return AppFunction(
