@@ -58,12 +58,8 @@ _HEAD_RIGHT = _style(
 _TITLE = _style("title", 23, 28, font="Helvetica-Bold", textColor=_NAVY, spaceAfter=2)
 _SUBTITLE = _style("subtitle", 11.5, 16, textColor=_STEEL, spaceAfter=10)
 _HEADINGS = {
-    1: _style(
-        "h1", 15, 19, font="Helvetica-Bold", textColor=_NAVY, spaceBefore=12, spaceAfter=6, keepWithNext=1
-    ),
-    2: _style(
-        "h2", 11.5, 15, font="Helvetica-Bold", textColor=_STEEL, spaceBefore=8, spaceAfter=4, keepWithNext=1
-    ),
+    1: _style("h1", 15, 19, font="Helvetica-Bold", textColor=_NAVY, spaceBefore=12, spaceAfter=6),
+    2: _style("h2", 11.5, 15, font="Helvetica-Bold", textColor=_STEEL, spaceBefore=8, spaceAfter=4),
 }
 _CONTENTS = [_style("toc1", 10, 14, font="Helvetica-Bold"), _style("toc2", 9.5, 12.6, leftIndent=6 * mm)]
 
