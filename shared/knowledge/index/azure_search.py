@@ -67,13 +67,14 @@ class AzureSearchIndex:
 
     async def ensure(self) -> None:
         from azure.core.exceptions import ResourceNotFoundError
+        from azure.search.documents.indexes.models import SearchIndex
 
         definition = index_definition(self._spec)
         async with self._management() as management, self._translated_errors():
             try:
                 found = await management.get_index(self._spec.name)
             except ResourceNotFoundError:
-                await management.create_index(definition)
+                await management.create_or_update_index(SearchIndex(definition))
                 return
         _check_schema(found.as_dict(), definition)
 
@@ -199,9 +200,9 @@ class AzureSearchIndex:
 
     async def _index(self, actions: list[dict[str, Any]]) -> None:
         """Send one batch, in halves where the service finds it too large, and check every result."""
-        from azure.search.documents.models import IndexDocumentsBatch
+        from azure.search.documents.models import IndexAction, IndexDocumentsBatch
 
-        batch = IndexDocumentsBatch({"value": actions})
+        batch = IndexDocumentsBatch(actions=[IndexAction(action) for action in actions])
         try:
             async with self._translated_errors():
                 results = await self._connected().index_documents(batch)
@@ -300,7 +301,7 @@ def _query(request: SearchRequest, admitted: str) -> dict[str, Any]:
         query["vector_queries"] = [
             VectorizedQuery(
                 vector=[float(value) for value in request.vector],
-                k=max(VECTOR_DEPTH, request.skip + request.top),
+                k_nearest_neighbors=max(VECTOR_DEPTH, request.skip + request.top),
                 fields=VECTOR_FIELD,
             )
         ]

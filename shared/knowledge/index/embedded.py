@@ -35,7 +35,10 @@ from shared.knowledge.index.shard import read_frame, write_frame
 LOCK_WAIT_SECONDS = 10.0  # a process that was killed lets go of the shard within a write and a sync
 CLOSE_SECONDS = 10.0  # a write and a sync that are under way
 PROJECT = Path(__file__).resolve().parents[3]
-_SERVE = "import sys; sys.path.insert(0, sys.argv[1]); from shared.knowledge.index.shard import serve; serve(*sys.argv[2:])"
+_SERVE = (
+    "import sys; sys.path.insert(0, sys.argv[1]); "
+    "from shared.knowledge.index.shard import serve; serve(*sys.argv[2:])"
+)
 
 
 class EmbeddedIndex:

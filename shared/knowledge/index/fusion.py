@@ -16,7 +16,7 @@ SEMANTIC_WEIGHT = 0.75
 
 
 def fuse(cosines: Mapping[str, float], bm25: Mapping[str, float]) -> dict[str, float]:
-    """Fused scores in [0, 1]. A chunk without a lexical score shares no word; one without a cosine has no vector."""
+    """Fused scores in [0, 1]. Who lacks a lexical score shares no word; who lacks a cosine has no vector."""
     best_cosine = max(cosines.values(), default=0.0)
     best_bm25 = max(bm25.values(), default=0.0)
     semantic = SEMANTIC_WEIGHT / max(1.0 + best_cosine, 1e-6)

@@ -22,11 +22,11 @@ DEFAULT_LANGUAGE = "english"
 
 # The most frequent function words: they tell which language's stop words to take out of a query.
 FUNCTION_WORDS = {
-    "english": "the of and to in is that for it was on with as by at from this be are or which not an have what",
-    "german": "der die und den von zu das mit sich des auf für ist im dem nicht ein eine als auch es nach wie was",
-    "french": "le les et des en un du une est pour que qui dans par sur au plus pas ce avec sont aux ses quel",
+    "english": "the of and to in is that for it was on with as by at from this be are or which not an what",
+    "german": "der die und den von zu das mit sich des auf für ist im dem nicht ein eine auch es nach was",
+    "french": "le les et des en un du une est pour que qui dans par sur au plus pas ce avec sont aux quel",
     "spanish": "el los y las en del se un por con una su para es al como más fue lo sus pero entre este qué",
-    "italian": "il di che la per un del è con non una sono della si le dei nel gli alla come da più anche quale",
+    "italian": "il di che la per un del è con non una sono della si le dei nel gli alla come da più quale",
     "portuguese": "os e do da em um para com não uma dos no se na por mais as foi ao como das pelo são qual",
     "dutch": "de het een van en in is dat op te zijn met voor niet aan er om ook als door maar bij naar wat",
     "swedish": "och att det som en på är av för med till den har inte ett om var i från eller vid kan så vad",
@@ -84,7 +84,7 @@ def content_words(text: str) -> str:
 
 
 def likely_languages(text: str) -> list[str]:
-    """Languages with at least half as many function words in the text as the first; English where none has."""
+    """Languages with at least half as many function words in the text as the first; else English."""
     languages_by_word = _languages_by_word()
     evidence: dict[str, float] = {}
     for word in _WORD.findall(text.lower()):

@@ -82,7 +82,9 @@ def to_payload(chunk: IndexedChunk) -> dict[str, Any]:
 
 def from_payload(payload: Mapping[str, Any]) -> IndexedChunk:
     """The chunk that ``to_payload`` made these values from."""
-    values = {name: payload.get(name) for name in IndexedChunk.__dataclass_fields__ if name != "vector"}
+    values: dict[str, Any] = {
+        name: payload.get(name) for name in IndexedChunk.__dataclass_fields__ if name != "vector"
+    }
     for name in ("headings", "tags", "readers"):
         values[name] = tuple(values[name] or ())
     values["updated"] = parse_instant(values["updated"])
@@ -204,7 +206,7 @@ class DocumentVersion:
 
 
 class ContentDigest:
-    """A digest of chunks that is independent of their order. ``updated`` is left out: it tells when, not what."""
+    """A digest of chunks, whatever their order. ``updated`` is left out: it tells when, not what."""
 
     def __init__(self) -> None:
         self._sum = 0

@@ -23,7 +23,7 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import IO, TYPE_CHECKING, Any
 
 from shared.errors import Conflict, GroundworkError, IndexUnavailable, InvalidParameter
 from shared.knowledge.index.filters import And, AnyOf, Eq, Filter, In, Ne, Not, Or, Range, Value
@@ -111,7 +111,7 @@ class Shard:
                 DENSE: e.EdgeVectorParams(
                     self._dimensions,
                     e.Distance.Cosine,
-                    datatype=e.VectorStorageDatatype.Float16,  # half the memory; ranks the same to three digits
+                    datatype=e.VectorStorageDatatype.Float16,  # half of Float32's memory, same ranking
                     memory=e.Memory.Cold,
                 )
             },
@@ -299,7 +299,9 @@ class Shard:
                 return e.Filter(must_not=[self._equals(field, value)])
             case In(field, values):
                 if values and isinstance(values[0], str):
-                    return e.Filter(must=[e.FieldCondition(field, match=e.MatchAny(list(values)))])
+                    return e.Filter(
+                        must=[e.FieldCondition(field, match=e.MatchAny([str(v) for v in values]))]
+                    )
                 return self._filter(Or(tuple(Eq(field, value) for value in values)))
             case AnyOf(field, values):
                 return e.Filter(must=[e.FieldCondition(field, match=e.MatchAny(list(values)))])
@@ -343,14 +345,14 @@ _STOP, _READ, _WRITE = 0, 1, 2  # priorities: searches overtake writes between t
 _WRITES = frozenset({"upload", "delete_document", "delete_collection", "close"})
 
 
-def write_frame(stream: BinaryIO, message: object) -> None:
+def write_frame(stream: IO[bytes], message: object) -> None:
     """Send one message."""
     body = pickle.dumps(message, protocol=pickle.HIGHEST_PROTOCOL)
     stream.write(FRAME_HEADER.pack(len(body)) + body)
     stream.flush()
 
 
-def read_frame(stream: BinaryIO) -> Any:
+def read_frame(stream: IO[bytes]) -> Any:
     """Receive one message; ``EOFError`` when the other side is gone."""
     header = stream.read(FRAME_HEADER.size)
     if len(header) < FRAME_HEADER.size:
@@ -378,7 +380,7 @@ def serve(path: str, dimensions: str, lock_wait_seconds: str) -> None:
     os._exit(0)  # the receiving thread blocks in a read, and an ordinary exit would wait for it
 
 
-def _receive(requests: BinaryIO, waiting: queue.PriorityQueue[tuple[int, int, Any]]) -> None:
+def _receive(requests: IO[bytes], waiting: queue.PriorityQueue[tuple[int, int, Any]]) -> None:
     order = itertools.count(1)
     while True:
         try:
@@ -389,7 +391,7 @@ def _receive(requests: BinaryIO, waiting: queue.PriorityQueue[tuple[int, int, An
         waiting.put((_WRITE if message[1] in _WRITES else _READ, next(order), message))
 
 
-def _answer(shard: Shard, waiting: queue.PriorityQueue[tuple[int, int, Any]], replies: BinaryIO) -> None:
+def _answer(shard: Shard, waiting: queue.PriorityQueue[tuple[int, int, Any]], replies: IO[bytes]) -> None:
     """Run requests by priority. A write keeps its place among the writes while searches pass it."""
     while True:
         priority, order, message = waiting.get()
