@@ -1,0 +1,1 @@
+"""Documents to searchable chunks: parse, chunk, index, retrieve."""

@@ -1,0 +1,170 @@
+"""The process that reads documents for `ParserPool`: one request frame in, one response frame out.
+
+It believes nothing about its input and is believed little: it has no secrets, writes no files, and answers
+in JSON. It ends by itself when its standard input does, so it does not outlive its host.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import sys
+from dataclasses import astuple
+from typing import Any, BinaryIO
+
+from shared.errors import DocumentError, ParseMemoryExceeded
+from shared.knowledge.chunking import Chunk, ChunkBudget, chunk, load_tokenizer
+from shared.knowledge.media import Media
+from shared.knowledge.parsing.document import ParsedDocument
+from shared.knowledge.parsing.limits import ParseLimits
+
+FRAME = struct.Struct(">IQ")
+"""Bytes of a JSON header, bytes of a payload."""
+
+# A long-lived process gathers fragments: its successor costs a fraction of a second.
+_DOCUMENTS_PER_WORKER = 500
+_RETIRE_RSS_BYTES = 256 * 1024 * 1024
+
+# What libraries say may quote a document: the host reads a few words of it after a crash, and keeps none.
+_STDERR_BYTES = 1024 * 1024
+_OPEN_FILES = 64
+
+
+def write_frame(stream: BinaryIO, header: dict[str, Any], payload: bytes = b"") -> None:
+    encoded = json.dumps(header).encode()
+    stream.write(FRAME.pack(len(encoded), len(payload)) + encoded)
+    if payload:
+        stream.write(payload)
+    stream.flush()
+
+
+def read_frame(stream: BinaryIO, max_bytes: int) -> tuple[dict[str, Any], bytes] | None:
+    """The next frame; None where the other side has gone. Raises `ValueError` beyond ``max_bytes``."""
+    lengths = stream.read(FRAME.size)
+    if len(lengths) < FRAME.size:
+        return None
+    header_bytes, payload_bytes = FRAME.unpack(lengths)
+    if header_bytes + payload_bytes > max_bytes:
+        raise ValueError("A frame is larger than allowed.")
+    header, payload = stream.read(header_bytes), stream.read(payload_bytes)
+    if len(header) < header_bytes or len(payload) < payload_bytes:
+        return None
+    return json.loads(header), payload
+
+
+def main(limits: ParseLimits) -> None:
+    """Serve requests on the standard streams until they end."""
+    requests = os.fdopen(os.dup(0), "rb")
+    responses = os.fdopen(os.dup(1), "wb")
+    _silence()
+    limited = _confine(limits)
+    write_frame(responses, {"pid": os.getpid(), "memory_limited": limited})
+    for served in range(1, _DOCUMENTS_PER_WORKER + 1):
+        frame = read_frame(requests, limits.input_bytes + 1024 * 1024)
+        if frame is None:
+            return
+        _extend_cpu(limits)
+        header, payload = _answer(*frame, limits)
+        del frame
+        header["retire"] = served == _DOCUMENTS_PER_WORKER or _rss_bytes() > _RETIRE_RSS_BYTES
+        write_frame(responses, header, payload)
+        if header["retire"]:
+            return
+
+
+def _silence() -> None:
+    """Keep the frames to ourselves: what a library prints must not get between them."""
+    nothing = os.open(os.devnull, os.O_RDWR)
+    os.dup2(nothing, 0)
+    os.dup2(nothing, 1)
+
+
+def _confine(limits: ParseLimits) -> bool:
+    """Limit this process; return whether the system enforces the limit of memory."""
+    if sys.platform == "win32":
+        return False
+    import resource
+
+    for kind, amount in (
+        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_FSIZE, _STDERR_BYTES),
+        (resource.RLIMIT_NOFILE, _OPEN_FILES),
+    ):
+        resource.setrlimit(kind, (amount, amount))
+    try:
+        resource.setrlimit(resource.RLIMIT_AS, (limits.memory_bytes, limits.memory_bytes))
+    except (ValueError, OSError):  # macOS refuses it
+        return False
+    return sys.platform == "linux"
+
+
+def _extend_cpu(limits: ParseLimits) -> None:
+    """Allow the next document its CPU time: ends this process where the host can no longer do so."""
+    if sys.platform == "win32":
+        return
+    import resource
+    import time
+
+    allowed = int(time.process_time() + 2 * limits.seconds) + 1
+    _, hard = resource.getrlimit(resource.RLIMIT_CPU)
+    resource.setrlimit(resource.RLIMIT_CPU, (allowed, hard))
+
+
+def _answer(request: dict[str, Any], content: bytes, limits: ParseLimits) -> tuple[dict[str, Any], bytes]:
+    from shared.knowledge.parsing import parse
+
+    try:
+        budget = ChunkBudget(**request["budget"])
+        load_tokenizer(budget.tokenizer)
+    except Exception as error:  # a wrong setting, not a wrong document
+        return {"internal": f"{type(error).__name__}: {error}"}, b""
+    try:
+        document = parse(content, Media(request["media"]), request["name"], limits)
+        if request["title"]:
+            document = document.titled(request["title"])
+        return response(document, chunk(document, budget))
+    except DocumentError as error:
+        return {"error": error.code, "detail": error.detail, "extra": error.extra}, b""
+    except MemoryError:
+        return {"error": ParseMemoryExceeded.code, "detail": ParseMemoryExceeded.title, "extra": {}}, b""
+    except Exception as error:  # its message may quote the document
+        return {"internal": type(error).__name__}, b""
+
+
+def response(document: ParsedDocument, chunks: tuple[Chunk, ...]) -> tuple[dict[str, Any], bytes]:
+    """The text once, as the payload; of a chunk all but its text."""
+    described = document.to_dict()
+    text = described.pop("text")
+    spans = [(item.start, item.end, item.page, item.page_end) for item in chunks]
+    rest = [(item.headings, item.context, item.tokens) for item in chunks]
+    return {"document": described, "spans": spans, "rest": rest}, text.encode()
+
+
+def received(header: dict[str, Any], payload: bytes) -> tuple[ParsedDocument, tuple[Chunk, ...]]:
+    """What `response` was made of."""
+    document = ParsedDocument.from_dict({**header["document"], "text": payload.decode()})
+    chunks = tuple(
+        Chunk(ordinal, document.text[start:end], start, end, page, page_end, tuple(headings), context, tokens)
+        for ordinal, ((start, end, page, page_end), (headings, context, tokens)) in enumerate(
+            zip(header["spans"], header["rest"], strict=True)
+        )
+    )
+    return document, chunks
+
+
+def _rss_bytes() -> int:
+    """Resident memory now; 0 where the system does not tell."""
+    try:
+        with open("/proc/self/statm", "rb") as statm:
+            return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, AttributeError):
+        return 0
+
+
+def limits_from(argument: str) -> ParseLimits:
+    return ParseLimits(*json.loads(argument))
+
+
+def limits_argument(limits: ParseLimits) -> str:
+    return json.dumps(astuple(limits))
