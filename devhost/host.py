@@ -177,7 +177,7 @@ class Host:
         return self._client_text
 
     async def _invoke_activity(
-        self, function: AppFunction, payload: str | None, context: dict[str, Any]
+        self, function: Any, payload: str | None, context: dict[str, Any]
     ) -> str | None:
         """Runs an activity for the engine: JSON text in, JSON text out, by the SDK's own converter."""
         from azure.functions.durable_functions import ActivityTriggerConverter

@@ -90,12 +90,7 @@ class HttpFront:
         if level != "anonymous" and not self._keys.opens(level, _sent_key(scope)):
             await Response(status_code=401)(scope, receive, send)
             return
-        headers = dict(scope["headers"])
-        invocation = self._invoker.begin(
-            plan,
-            headers.get(b"traceparent", b"").decode("latin-1"),
-            headers.get(b"tracestate", b"").decode("latin-1"),
-        )
+        invocation = self._invoker.begin(plan, scope["headers"])
         started = _Started(send, self._event_streams, asyncio.current_task())
         error: BaseException | None = None
         try:

@@ -2,10 +2,10 @@
 
 import asyncio
 import logging
+import os
 import threading
 import time
-import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar, copy_context
 from dataclasses import dataclass, field
@@ -93,21 +93,28 @@ class InvocationContext(func.Context):
 
     @property
     def trace_context(self) -> func._abc.TraceContext:
-        return _TraceContext(self._invocation.trace_parent, self._invocation.trace_state)
+        headers = dict(self._invocation.headers)
+        parent, state = headers.get(b"traceparent", b""), headers.get(b"tracestate", b"")
+        return _TraceContext(parent.decode("latin-1"), state.decode("latin-1"))
 
     @property
     def retry_context(self) -> func._abc.RetryContext:
         return _RetryContext()
 
 
+def _new_id() -> str:
+    """A random UUID as text, at a fraction of the cost of making a UUID object for every request."""
+    digits = os.urandom(16).hex()
+    return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-a{digits[17:20]}-{digits[20:]}"
+
+
 @dataclass(slots=True)
 class Invocation:
-    """One run of one function."""
+    """One run of one function; `headers` are those of the HTTP request that asked for it."""
 
     function_name: str
-    trace_parent: str = ""
-    trace_state: str = ""
-    id: str = field(default_factory=lambda: str(uuid.uuid4()))
+    headers: Iterable[tuple[bytes, bytes]] = ()
+    id: str = field(default_factory=_new_id)
     started: float = field(default_factory=time.perf_counter)
 
     @property
@@ -136,9 +143,9 @@ class Invoker:
         """How many invocations are under way."""
         return self._running
 
-    def begin(self, plan: Plan, trace_parent: str = "", trace_state: str = "") -> Invocation:
+    def begin(self, plan: Plan, headers: Iterable[tuple[bytes, bytes]] = ()) -> Invocation:
         """Start an invocation: gives it its id and counts it; every begin needs one `end`."""
-        invocation = Invocation(plan.name, trace_parent, trace_state)
+        invocation = Invocation(plan.name, headers)
         current.set(invocation)
         self._running += 1
         self._idle.clear()

@@ -3,8 +3,10 @@
 import json
 import logging
 import sys
+import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 from devhost.errors import SettingsError
@@ -31,15 +33,27 @@ def set_up_logging(levels: Mapping[str, str], style: str, secrets: tuple[str, ..
     thresholds = _thresholds(levels)
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Lines(_json_line if style == "json" else _text_line, secrets))
-    handler.addFilter(lambda record: _admit(record, thresholds))
+    by_category: dict[str, int] = {}
+    handler.addFilter(lambda record: _admit(record, thresholds, by_category))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     # The worker lets INFO and above through; below that only what host.json asks for.
     root.setLevel(min(logging.INFO, *thresholds.values()) if thresholds else logging.INFO)
+    _skip_what_no_line_shows()
     for name in _QUIET:
         logging.getLogger(name).setLevel(logging.WARNING)
+    # An aborted stream is logged with its reason and its invocation; uvicorn's line for it has neither.
+    logging.getLogger("uvicorn.error").addFilter(
+        lambda record: "without completing" not in record.getMessage()
+    )
     # Results of invocations are the host's busiest lines: skip making those nobody will see.
     logging.getLogger("devhost.invocation").setLevel(_threshold(RESULTS, thresholds))
+
+
+def _skip_what_no_line_shows() -> None:
+    """Caller, thread and process of a record cost more than all the rest (logging HOWTO, "Optimization")."""
+    logging._srcfile = None  # type: ignore[attr-defined]
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
 
 
 def _thresholds(levels: Mapping[str, str]) -> dict[str, int]:
@@ -59,14 +73,17 @@ def _threshold(category: str, thresholds: Mapping[str, int]) -> int:
     return thresholds.get("default", logging.INFO)
 
 
-def _admit(record: logging.LogRecord, thresholds: Mapping[str, int]) -> bool:
+def _admit(record: logging.LogRecord, thresholds: Mapping[str, int], by_category: dict[str, int]) -> bool:
     invocation = current.get()
     function = invocation.function_name if invocation else None
     category = _category(record.name, function)
     record.__dict__["invocation_id"] = invocation.id if invocation else invocation_of_this_thread()
     record.__dict__["function_name"] = function
     record.__dict__["category"] = category
-    return record.levelno >= _threshold(category, thresholds)
+    level = by_category.get(category)
+    if level is None:
+        level = by_category[category] = _threshold(category, thresholds)
+    return record.levelno >= level
 
 
 def _category(logger: str, function: str | None) -> str:
@@ -96,9 +113,14 @@ class _Lines(logging.Formatter):
         return line
 
 
+@lru_cache(maxsize=1)
+def _time_of_day(second: int) -> str:
+    return time.strftime("%H:%M:%S", time.localtime(second))
+
+
 def _text_line(record: logging.LogRecord, error: str | None) -> str:
     own = record.__dict__
-    moment = datetime.fromtimestamp(record.created).strftime("%H:%M:%S.%f")[:-3]
+    moment = f"{_time_of_day(int(record.created))}.{int(record.msecs):03}"
     words = [moment, record.levelname, own["category"], record.getMessage()]
     if own["category"] == RESULTS:
         words.append(f"function={own['function_name']}")
