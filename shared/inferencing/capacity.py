@@ -49,9 +49,9 @@ class RateBudget:
         self._filled_at: float | None = None
 
     def seconds_until_free(self, now: float) -> float:
-        """0 while anything is left: one call may overdraw, so that a large one is not refused for ever."""
+        """0 while a unit is left: one call may overdraw, so that a large one is not refused for ever."""
         self._fill(now)
-        return 0.0 if self._level > 0 else -self._level / self._per_second + 1e-3
+        return max(0.0, (1 - self._level) / self._per_second)
 
     def take(self, now: float, units: float) -> None:
         self._fill(now)

@@ -15,6 +15,8 @@ from itertools import groupby
 from typing import Any
 from urllib.parse import urlsplit
 
+from .tokens import check_spec
+
 REFERENCE = re.compile(r"\$\{([A-Z][A-Z0-9_]*)\}")
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}", re.IGNORECASE)
 
@@ -151,7 +153,7 @@ def _model(name: str, table: _Table, settings: Mapping[str, str]) -> Model:
     model = Model(
         name=name,
         kind=kind,
-        tokenizer=table.text("tokenizer", None),
+        tokenizer=_tokenizer(table),
         context_tokens=table.whole("context_tokens", None if not embedding else 0),
         max_output_tokens=table.whole("max_output_tokens", None if not embedding else 0),
         can_synthesise=table.flag("can_synthesise", True),
@@ -167,6 +169,16 @@ def _model(name: str, table: _Table, settings: Mapping[str, str]) -> Model:
     )
     table.end()
     return model
+
+
+def _tokenizer(table: _Table) -> str | None:
+    spec = table.text("tokenizer", None)
+    try:
+        if spec is not None:
+            check_spec(spec)
+    except ValueError as error:
+        table.check(False, "tokenizer", str(error))
+    return spec
 
 
 def _check_interchangeable(table: _Table, deployments: tuple[Deployment, ...]) -> None:

@@ -10,7 +10,7 @@ from shared.errors import InvalidParameter, PromptTooLong
 
 from .calls import Usage
 from .catalogue import Model
-from .tokens import chat_texts, count_chat_tokens, load_tokenizer
+from .tokens import chat_texts, count_chat_tokens, load_tokenizer, tokenizer_if_loaded
 
 # UTF-8 needs at most four bytes a character, and no token covers less than one byte.
 MOST_TOKENS_PER_CHARACTER = 4
@@ -65,16 +65,18 @@ def read_completion(answer: dict[str, Any]) -> dict[str, Any]:
 
 def estimate_usage(model: Model, body: Mapping[str, Any], completion: str) -> Usage:
     """Tokens of a call whose usage the service did not report."""
-    characters = sum(map(len, chat_texts(body))) + len(completion)
-    if model.tokenizer is None or characters > COUNT_IN_THREAD_CHARACTERS:
-        prompt = (characters - len(completion)) // CHARACTERS_PER_TOKEN
-        return Usage(prompt, len(completion) // CHARACTERS_PER_TOKEN, estimated=True)
-    tokenizer = load_tokenizer(model.tokenizer)
+    characters = sum(map(len, chat_texts(body)))
+    tokenizer = tokenizer_if_loaded(model.tokenizer) if model.tokenizer else None
+    if tokenizer is None or characters > COUNT_IN_THREAD_CHARACTERS:
+        if model.tokenizer:  # for the next call: loading takes too long to do it here
+            asyncio.get_running_loop().run_in_executor(None, load_tokenizer, model.tokenizer)
+        prompt_tokens, completion_tokens = (n // CHARACTERS_PER_TOKEN for n in (characters, len(completion)))
+        return Usage(prompt_tokens, completion_tokens, estimated=True)
     return Usage(count_chat_tokens(tokenizer, body), tokenizer.count(completion), estimated=True)
 
 
 async def _count(spec: str, body: Mapping[str, Any], characters: int) -> int:
-    tokenizer = load_tokenizer(spec)
-    if characters > COUNT_IN_THREAD_CHARACTERS:
-        return await asyncio.to_thread(count_chat_tokens, tokenizer, body)
+    tokenizer = tokenizer_if_loaded(spec)
+    if tokenizer is None or characters > COUNT_IN_THREAD_CHARACTERS:
+        return await asyncio.to_thread(lambda: count_chat_tokens(load_tokenizer(spec), body))
     return count_chat_tokens(tokenizer, body)

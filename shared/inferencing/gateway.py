@@ -130,7 +130,7 @@ class Gateway:
         the rest as ``complete``.
         """
         entry = self._entry(model, Kind.EMBEDDING)
-        counts = count_inputs(entry, inputs, tokens)
+        counts = await asyncio.to_thread(count_inputs, entry, inputs, tokens)
         gate = asyncio.Semaphore(BATCHES_IN_FLIGHT)
 
         async def one(run: slice) -> Exchange:
@@ -170,10 +170,11 @@ class Gateway:
             account.opened = opened = await self._open(entry, request, demand, call, account.tries)
             account.begun_at = self._clock()
             assert isinstance(opened.answer, StreamAnswer)
-            while (chunk := await self._next_chunk(opened, call)) is not None:
+            while (chunk := await self._next_chunk(opened, call, account)) is not None:
                 text += _content(chunk.json)
                 if usage_wanted or chunk.json.get("choices") or not chunk.json.get("usage"):
                     yield chunk
+            opened.lease.learn_gap(account.longest_gap)
             opened.lease.succeeded()
             account.outcome = "ok"
         except GroundworkError as error:
@@ -261,20 +262,22 @@ class Gateway:
         except Rejected as rejected:
             raise rejection_error(rejected) from rejected
 
-    async def _next_chunk(self, opened: Opened, call: CallContext) -> Chunk | None:
+    async def _next_chunk(self, opened: Opened, call: CallContext, account: _Account) -> Chunk | None:
         assert isinstance(opened.answer, StreamAnswer)
-        left = None if call.deadline is None else call.deadline - self._clock()
+        lease, asked_at = opened.lease, self._clock()
         try:
-            return await opened.answer.next(left)
+            chunk = await opened.answer.next(None if call.deadline is None else call.deadline - asked_at)
         except Rejected as rejected:
-            opened.lease.succeeded()
+            lease.succeeded()
             raise rejection_error(rejected) from rejected
         except DeploymentFault as fault:
             now = self._clock()
-            if call.deadline is not None and now >= call.deadline:
-                raise DeadlineExceeded() from None
-            opened.lease.failed(now, DeploymentFault(FaultKind.INTERRUPTED, fault.reason, fault.retry_after))
-            raise StreamInterrupted() from None
+            late = call.deadline is not None and now >= call.deadline
+            if not late or lease.is_suspicious_gap(now - asked_at):
+                lease.failed(now, DeploymentFault(FaultKind.INTERRUPTED, fault.reason, fault.retry_after))
+            raise (DeadlineExceeded() if late else StreamInterrupted()) from None
+        account.longest_gap = max(account.longest_gap, self._clock() - asked_at)
+        return chunk
 
     async def _model_health(self, model: Model) -> ModelHealth:
         dispatchers = [d for (name, _), d in self._dispatchers.items() if name == model.name]
@@ -328,6 +331,7 @@ class _Account:
         self.opened: Opened | None = None
         self.tries: list[str] = []
         self.begun_at: float | None = None
+        self.longest_gap = 0.0
         self.outcome = "cancelled"
         self.usage = Usage()
 

@@ -24,6 +24,8 @@ log = logging.getLogger("groundwork.inferencing")
 
 # Answers of alike requests take alike times; the shape says which are alike (see `Request.shape`).
 Shape = tuple[str, int]
+# The silences inside streams, learned like the times of answers.
+GAP: Shape = ("gap", 0)
 
 # Below a second nobody can tell a hanging deployment from a pause of the machine's.
 LEAST_PATIENCE_SECONDS = 1.0
@@ -131,6 +133,14 @@ class Lease:
     def probe_patience(self) -> float | None:
         """The same for a probe, whose failure costs nobody anything."""
         return self._pool.suspicious_seconds(self._member, self._demand.shape, LEAST_PROBE_SECONDS)
+
+    def learn_gap(self, seconds: float) -> None:
+        """The longest silence in a stream that ended well."""
+        self._pool.learn(self._member, GAP, seconds)
+
+    def is_suspicious_gap(self, seconds: float) -> bool:
+        longest = self._pool.suspicious_seconds(self._member, GAP, LEAST_PATIENCE_SECONDS)
+        return longest is not None and seconds >= longest
 
     def begun(self, now: float) -> None:
         """The answer, or the first content of a stream, has come."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Protocol
@@ -63,26 +63,51 @@ class FileTokenizer:
         return [len(encoding) for encoding in self._tokenizer.encode_batch_fast(sane)]
 
 
-@lru_cache(maxsize=16)
-def load_tokenizer(spec: str) -> Tokenizer:
-    """The tokenizer that ``spec`` names; loaded once.
+_loaded: dict[str, Tokenizer] = {}
+_loading = threading.Lock()
 
-    ``o200k`` · ``cl100k`` · ``package:DIST:path/in/the/package/tokenizer.json`` (a file of an installed
+
+def load_tokenizer(spec: str) -> Tokenizer:
+    """The tokenizer that ``spec`` names; loaded once, which takes up to a second.
+
+    ``o200k`` · ``cl100k`` · ``package:DIST:path/in/site-packages/tokenizer.json`` (a file of an installed
     distribution, which is not imported) · ``file:/absolute/tokenizer.json``.
     Raises ``ValueError`` for a spec of another form and ``FileNotFoundError`` for a file that is not there.
     """
+    if spec not in _loaded:
+        with _loading:
+            if spec not in _loaded:
+                _loaded[spec] = _load(spec)
+    return _loaded[spec]
+
+
+def tokenizer_if_loaded(spec: str) -> Tokenizer | None:
+    """The tokenizer if no time is needed to get it."""
+    return _loaded.get(spec)
+
+
+def check_spec(spec: str) -> None:
+    """Raise ``ValueError`` unless ``spec`` has one of the forms that ``load_tokenizer`` takes."""
+    scheme, _, rest = spec.partition(":")
+    distribution, _, path = rest.partition(":")
+    valid = {"file": Path(rest).is_absolute(), "package": bool(distribution and path)}
+    if spec not in BPE_ENCODINGS and not valid.get(scheme, False):
+        raise ValueError(
+            f"tokenizer {spec!r}: expected one of {', '.join(BPE_ENCODINGS)}, "
+            "package:DISTRIBUTION:path/tokenizer.json or file:/absolute/tokenizer.json"
+        )
+
+
+def _load(spec: str) -> Tokenizer:
+    check_spec(spec)
     if spec in BPE_ENCODINGS:
         return BytePairTokenizer(BPE_ENCODINGS[spec])
     scheme, _, rest = spec.partition(":")
-    if scheme == "file" and Path(rest).is_absolute():
-        return FileTokenizer(_existing(Path(rest), spec))
     distribution, _, path = rest.partition(":")
-    if scheme == "package" and distribution and path:
-        return FileTokenizer(_existing(_file_of_distribution(distribution, path), spec))
-    raise ValueError(
-        f"tokenizer {spec!r}: expected one of {', '.join(BPE_ENCODINGS)}, "
-        "package:DISTRIBUTION:path/tokenizer.json or file:/absolute/tokenizer.json"
-    )
+    file = Path(rest) if scheme == "file" else _file_of_distribution(distribution, path)
+    if not file.is_file():
+        raise FileNotFoundError(f"tokenizer {spec!r}: there is no file {file}")
+    return FileTokenizer(file)
 
 
 def _file_of_distribution(name: str, path: str) -> Path:
@@ -90,12 +115,6 @@ def _file_of_distribution(name: str, path: str) -> Path:
         return Path(str(metadata.distribution(name).locate_file(path)))
     except metadata.PackageNotFoundError:
         raise FileNotFoundError(f"tokenizer: the distribution {name!r} is not installed") from None
-
-
-def _existing(path: Path, spec: str) -> Path:
-    if not path.is_file():
-        raise FileNotFoundError(f"tokenizer {spec!r}: there is no file {path}")
-    return path
 
 
 def count_chat_tokens(tokenizer: Tokenizer, body: Mapping[str, Any]) -> int:

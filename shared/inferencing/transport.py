@@ -54,11 +54,9 @@ class GatewayTransport(httpx2.AsyncBaseTransport):
         operation, model, body = await _read_request(request)
         call = self._with_deadline(self._call(request), request)
         if operation == EMBEDDINGS:
-            return _json_response(
-                (await self._gateway.exchange_embeddings(model, body, call=call)).answer.data
-            )
+            return _json_response(await self._gateway.exchange_embeddings(model, body, call=call))
         if not body.get("stream"):
-            return _json_response((await self._gateway.exchange_chat(model, body, call=call)).answer.data)
+            return _json_response(await self._gateway.exchange_chat(model, body, call=call))
         chunks = self._gateway.stream_chunks(model, body, call=call)
         first = await anext(chunks)
         return httpx2.Response(
