@@ -1,0 +1,326 @@
+"""Documents: what was accepted, which version is visible, and what became of each.
+
+Every accepted upload or deletion of a document takes the next ``version`` number of that document. The
+record names the ``visible`` version, the only one that retrieval may show; it moves forward alone. A job
+that finds its document taken over by a newer one has been superseded and changes nothing of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+import unicodedata
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from shared.errors import Conflict, InvalidName, NotFound
+from shared.jobs import iso
+from shared.storage import TRANSACTION_ENTITIES, Changed
+
+if TYPE_CHECKING:
+    from shared.storage import Row, Storage
+
+T = TypeVar("T")
+
+TABLE = "documents"
+# Blob names hold at most 1,024 characters (Azure Storage); the id is part of one in the inbox.
+ID_MAX_CHARACTERS = 900
+# Writers of the same document meet seldom; more conflicts in a row mean a fault.
+WRITE_TRIES = 10
+PAGE_DOCUMENTS = 100
+
+
+class DocumentState(StrEnum):
+    ACCEPTED = "accepted"
+    INDEXED = "indexed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    DELETED = "deleted"
+
+
+def check_id(document: str) -> str:
+    """``document`` in Unicode form C, if it can name a document; raises `InvalidName` otherwise."""
+    name = unicodedata.normalize("NFC", document)
+    parts = name.split("/")
+    if (
+        not name.strip()
+        or len(name) > ID_MAX_CHARACTERS
+        or any(part in ("", ".", "..") for part in parts)
+        or "\\" in name
+        or any(unicodedata.category(character) in ("Cc", "Cs", "Cf", "Zl", "Zp") for character in name)
+    ):
+        raise InvalidName(
+            f"A document is named by a path of at most {ID_MAX_CHARACTERS} characters, without empty, '.' "
+            "or '..' parts, backslashes and control characters.",
+            parameter="document",
+        )
+    return name
+
+
+def document_key(tenant: str, collection: str, document: str) -> str:
+    """A document's key in tables and blob names: 160 bits of the SHA-256 of its full name."""
+    return hashlib.sha256(f"{tenant}\0{collection}\0{document}".encode()).hexdigest()[:40]
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """One accepted upload as a manifest lists it; the bytes lie in a blob that their SHA-256 names.
+
+    ``inbox`` names a blob in the inbox whose bytes have yet to be copied; ``sha256`` is empty until then.
+    """
+
+    id: str
+    sha256: str
+    size: int
+    media: str
+    title: str = ""
+    source: str = ""
+    tags: tuple[str, ...] = ()
+    readers: tuple[str, ...] | None = None
+    inbox: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.__dataclass_fields__}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Upload:
+        readers = data["readers"]
+        return cls(
+            **{
+                **data,
+                "tags": tuple(data["tags"]),
+                "readers": None if readers is None else tuple(readers),
+            }
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """The record of one document. Sizes in bytes, times in UTC seconds since 1970."""
+
+    tenant: str
+    collection: str
+    id: str
+    version: int = 0
+    visible: int = 0
+    state: DocumentState = DocumentState.ACCEPTED
+    job: str = ""
+    upload: Upload = field(default_factory=lambda: Upload("", "", 0, ""))
+    visible_digest: str = ""
+    chunks: int = 0
+    pages: int = 0
+    pages_without_text: tuple[int, ...] = ()
+    error: Mapping[str, Any] | None = None
+    accepted: float = 0.0
+    finished: float | None = None
+    etag: str = ""
+
+    @property
+    def key(self) -> str:
+        return document_key(self.tenant, self.collection, self.id)
+
+    def to_row(self) -> Row:
+        row: Row = {
+            "PartitionKey": f"{self.tenant}:{self.collection}",
+            "RowKey": self.key,
+            "id": self.id,
+            "version": self.version,
+            "visible": self.visible,
+            "state": self.state.value,
+            "job": self.job,
+            "upload": json.dumps(self.upload.to_dict(), ensure_ascii=False),
+            "visible_digest": self.visible_digest,
+            "chunks": self.chunks,
+            "pages": self.pages,
+            "pages_without_text": json.dumps(self.pages_without_text[:500]),
+            "accepted": self.accepted,
+        }
+        if self.error is not None:
+            row["error"] = json.dumps(dict(self.error))
+        if self.finished is not None:
+            row["finished"] = self.finished
+        return row
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> Document:
+        tenant, _, collection = row["PartitionKey"].partition(":")
+        return cls(
+            tenant=tenant,
+            collection=collection,
+            id=row["id"],
+            version=row["version"],
+            visible=row["visible"],
+            state=DocumentState(row["state"]),
+            job=row["job"],
+            upload=Upload.from_dict(json.loads(row["upload"])),
+            visible_digest=row["visible_digest"],
+            chunks=row["chunks"],
+            pages=row["pages"],
+            pages_without_text=tuple(json.loads(row["pages_without_text"])),
+            error=json.loads(row["error"]) if row.get("error") else None,
+            accepted=row["accepted"],
+            finished=row.get("finished"),
+            etag=row.get("etag", ""),
+        )
+
+    def to_document(self) -> dict[str, Any]:
+        """The document as the API shows it."""
+        return {
+            "id": self.id,
+            "collection": self.collection,
+            "state": self.state.value,
+            "version": self.version,
+            "visible_version": self.visible or None,
+            "title": self.upload.title or self.id.rpartition("/")[2],
+            "media_type": self.upload.media,
+            "size": self.upload.size,
+            "sha256": self.upload.sha256,
+            "source": self.upload.source,
+            "tags": list(self.upload.tags),
+            "chunks": self.chunks,
+            "pages": self.pages,
+            "pages_without_text": list(self.pages_without_text),
+            "error": dict(self.error) if self.error else None,
+            "job": self.job,
+            "accepted": iso(self.accepted),
+            "finished": iso(self.finished),
+        }
+
+
+class Documents:
+    """The records of all documents."""
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+
+    async def find(self, tenant: str, collection: str, document: str) -> Document | None:
+        key = document_key(tenant, collection, document)
+        row = await self._storage.get_row(TABLE, f"{tenant}:{collection}", key)
+        return Document.from_row(row) if row else None
+
+    async def get(self, tenant: str, collection: str, document: str) -> Document:
+        """The record; `NotFound` where there is none or the document was deleted."""
+        record = await self.find(tenant, collection, document)
+        if record is None or record.state is DocumentState.DELETED:
+            raise NotFound("document", document)
+        return record
+
+    async def find_all(self, tenant: str, collection: str, ids: Iterable[str]) -> dict[str, Document]:
+        """The records of the given documents by their ids; unknown ones are left out."""
+        keys = [document_key(tenant, collection, document) for document in ids]
+        rows = await self._storage.get_rows(TABLE, f"{tenant}:{collection}", keys)
+        records = (Document.from_row(row) for row in rows.values())
+        return {record.id: record for record in records}
+
+    async def list(
+        self, tenant: str, collection: str, *, after: str = "", limit: int = PAGE_DOCUMENTS
+    ) -> tuple[list[Document], str | None]:
+        """A page of documents in the order of their keys, and where the next page begins."""
+        page: list[Document] = []
+        async for record in self.every(tenant, collection, after=after):
+            if record.state is DocumentState.DELETED:
+                continue
+            if len(page) == limit:
+                return page, record.key
+            page.append(record)
+        return page, None
+
+    async def every(self, tenant: str, collection: str, *, after: str = "") -> AsyncIterator[Document]:
+        """All records of a collection, deleted ones too."""
+        async for row in self._storage.query_rows(TABLE, f"{tenant}:{collection}", first=after):
+            yield Document.from_row(row)
+
+    async def accept(self, tenant: str, collection: str, uploads: Sequence[Upload], job: str) -> None:
+        """Give each upload the next version of its document, for ``job`` to process.
+
+        Doing so again for the same job changes nothing, so it may be repeated after a crash.
+        """
+
+        def next_version(upload: Upload, record: Document | None) -> Document | None:
+            if record is not None and record.job == job and record.upload == upload:
+                return None
+            base = record or Document(tenant, collection, upload.id)
+            return replace(
+                base,
+                version=base.version + 1,
+                state=DocumentState.ACCEPTED,
+                job=job,
+                upload=upload,
+                error=None,
+                accepted=time.time(),
+                finished=None,
+            )
+
+        await self.change_all(tenant, collection, {upload.id: upload for upload in uploads}, next_version)
+
+    async def mark_deleted(self, tenant: str, collection: str, document: str, job: str) -> Document:
+        """Take a document out of sight; its deletion is a version of its own and beats those before it."""
+        await self.get(tenant, collection, document)
+
+        def tombstone(_: None, record: Document | None) -> Document | None:
+            if record is None or record.state is DocumentState.DELETED:
+                return None
+            return replace(
+                record,
+                version=record.version + 1,
+                visible=0,
+                visible_digest="",
+                state=DocumentState.DELETED,
+                job=job,
+                error=None,
+                accepted=time.time(),
+                finished=None,
+            )
+
+        await self.change_all(tenant, collection, {document: None}, tombstone)
+        found = await self.find(tenant, collection, document)
+        if found is None:
+            raise NotFound("document", document)
+        return found
+
+    async def change_all(
+        self,
+        tenant: str,
+        collection: str,
+        values: Mapping[str, T],
+        change: Callable[[T, Document | None], Document | None],
+    ) -> dict[str, Document]:
+        """Change the records of ``values`` by ``change(value, record)``; None leaves a record as it is.
+
+        Each record is written only if it is still as it was read; otherwise it is read and changed anew.
+        Gives the records as they are afterwards.
+        """
+        after: dict[str, Document] = {}
+        pending = dict(values)
+        for _ in range(WRITE_TRIES):
+            records = await self.find_all(tenant, collection, pending)
+            writes: list[Document] = []
+            for document, value in list(pending.items()):
+                changed = change(value, records.get(document))
+                if changed is not None:
+                    writes.append(changed)
+                    continue
+                del pending[document]
+                if document in records:
+                    after[document] = records[document]
+            for start in range(0, len(writes), TRANSACTION_ENTITIES):
+                batch = writes[start : start + TRANSACTION_ENTITIES]
+                try:
+                    await self._storage.swap_rows(
+                        TABLE, [(record.to_row(), record.etag or None) for record in batch]
+                    )
+                except Changed:
+                    continue
+                for record in batch:
+                    del pending[record.id]
+                    after[record.id] = record
+            if not pending:
+                return after
+        raise Conflict("The documents are being changed by others.", retry_after=1)
+
+    async def remove(self, record: Document) -> None:
+        """Forget a record and its version numbers; only where its collection goes as well."""
+        await self._storage.delete_row(TABLE, f"{record.tenant}:{record.collection}", record.key)
