@@ -55,6 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     api_key = options.api_key or os.environ.get("MODELHOST_API_KEY") or None
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
     if not api_key and not _is_loopback(options.host):
         return _refuse(f"{options.host} can be reached from other machines: set an API key to listen there")
     try:
