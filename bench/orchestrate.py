@@ -141,7 +141,9 @@ def table(rows: list[Figures]) -> tuple[str, bool]:
 def main(argv: list[str]) -> int:
     """Print the table; 0 when every figure is within its bar, 1 when one is below."""
     parser = argparse.ArgumentParser(prog="orchestrate", description=__doc__)
-    parser.add_argument("--runs", type=int, default=RUNS, help="runs for each fan-out, of which the median counts")
+    parser.add_argument(
+        "--runs", type=int, default=RUNS, help="runs for each fan-out, of which the median counts"
+    )
     parser.add_argument("--widths", type=int, nargs="+", default=list(FAN_OUTS))
     arguments = parser.parse_args(argv)
     warnings.simplefilter("ignore", DeprecationWarning)  # the SDK's notice about untyped payloads

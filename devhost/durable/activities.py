@@ -22,6 +22,8 @@ FETCH_ACTIVITIES = 128
 REFILL_ACTIVITIES = 32
 # How long `stop` lets running activities finish; those cut off run again after the next start.
 STOP_GRACE_SECONDS = 5.0
+# The pause before the database is tried again when it cannot be read or written.
+STORAGE_RETRY_SECONDS = 0.5
 
 
 class Activities:
@@ -96,9 +98,13 @@ class Activities:
         while True:
             await self._feed.wait()
             self._feed.clear()
-            for instance_id in list(self._more):
-                if len(self._turn.get(instance_id, ())) <= REFILL_ACTIVITIES:
-                    await self._fetch(instance_id)
+            try:
+                for instance_id in list(self._more):
+                    if len(self._turn.get(instance_id, ())) <= REFILL_ACTIVITIES:
+                        await self._fetch(instance_id)
+            except Exception as error:
+                log.error("durable.activities_not_read", exc_info=error)
+                asyncio.get_running_loop().call_later(STORAGE_RETRY_SECONDS, self._feed.set)
 
     async def _fetch(self, instance_id: str) -> None:
         after = self._more[instance_id]
@@ -140,6 +146,11 @@ class Activities:
             self.running += 1
             try:
                 await self._run(activity)
+            except Exception as error:  # it could not be put back for later: read it from the queue again
+                log.error("durable.activity_not_postponed", exc_info=error)
+                self._held.discard(activity.seq)
+                self._more[activity.instance] = 0
+                asyncio.get_running_loop().call_later(STORAGE_RETRY_SECONDS, self._feed.set)
             finally:
                 self.running -= 1
             await asyncio.sleep(0)  # an activity that never waits must not keep the loop from others
@@ -206,7 +217,7 @@ class Activities:
             except Exception as error:
                 log.error("durable.completions_not_stored", exc_info=error, extra={"count": len(done)})
                 self._done = done + self._done
-                await asyncio.sleep(0.1)
+                await asyncio.sleep(STORAGE_RETRY_SECONDS)
                 self._flush.set()
                 continue
             self._held.difference_update(activity.seq for activity, _, _ in done)

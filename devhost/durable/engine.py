@@ -153,19 +153,22 @@ class Engine:
         """Fire timers when they are due, however far the clock has moved."""
         while True:
             self._timers_changed.clear()
-            now = self._clock()
-            if self._next_due is not None and self._next_due <= now:
-                try:
-                    await self._fire(now)
-                except Exception as error:
-                    log.error("durable.timers_failed", exc_info=error)
-                    await asyncio.sleep(CLOCK_CHECK_SECONDS)
-                continue
-            wait = CLOCK_CHECK_SECONDS if self._next_due is None else self._next_due - now
             try:
-                await asyncio.wait_for(self._timers_changed.wait(), min(wait, CLOCK_CHECK_SECONDS))
-            except TimeoutError:
-                continue
+                wait = await self._fire_due()
+            except Exception as error:
+                log.error("durable.timers_failed", exc_info=error)
+                wait = CLOCK_CHECK_SECONDS
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._timers_changed.wait(), wait)
+
+    async def _fire_due(self) -> float:
+        """Fire what is due; return after how many seconds to look again."""
+        now = self._clock()
+        if self._next_due is not None and self._next_due <= now:
+            await self._fire(now)
+        if self._next_due is None:
+            return CLOCK_CHECK_SECONDS
+        return max(0.0, min(self._next_due - now, CLOCK_CHECK_SECONDS))
 
     async def _fire(self, now: float) -> None:
         for received in await self._call(self._store.fire_timers, now):

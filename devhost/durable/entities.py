@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import sqlite3
 import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +24,8 @@ WORKERS = 4
 # How often a batch is tried whose function fails as a whole, before its callers get the error.
 BATCH_TRIES = 3
 BATCH_RETRY_SECONDS = 0.1
+# The longest pause between tries while the database cannot be written.
+STORAGE_RETRY_SECONDS = 10.0
 
 EntityKey = tuple[str, str]
 
@@ -50,6 +53,7 @@ class Entities:
         self._busy: set[EntityKey] = set()
         self._missed: set[EntityKey] = set()
         self._tries: dict[EntityKey, int] = {}
+        self._beyond: dict[EntityKey, str] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._pool: ThreadPoolExecutor | None = None
         self.batches = 0
@@ -85,7 +89,7 @@ class Entities:
                     await self._run(entity, operations)
                     self._tries.pop(entity, None)
             except Exception as error:
-                await self._failed(entity, error)
+                self._failed(entity, error)
             finally:
                 self._busy.discard(entity)
                 if entity in self._missed:
@@ -94,6 +98,10 @@ class Entities:
 
     async def _run(self, entity: EntityKey, operations: list[Operation]) -> None:
         name, key = entity
+        if entity in self._beyond:
+            await self._refuse(entity, operations, self._beyond[entity])
+            del self._beyond[entity]
+            return
         function = self._functions.entity(name)
         if function is None:
             await self._refuse(entity, operations, self._functions.missing(name, "entity"))
@@ -113,18 +121,14 @@ class Entities:
         signals = [_signal(signal) for signal in result.get("signals") or []]
         self._apply(await self._call(self._store.finish_operations, entity, state, answers, signals, at))
 
-    async def _failed(self, entity: EntityKey, error: Exception) -> None:
-        """The function failed as a whole: try again, then give its callers the error and drop the batch."""
+    def _failed(self, entity: EntityKey, error: Exception) -> None:
+        """The function or the engine failed on the whole batch: try again; in the end its callers get the error."""
         tries = self._tries[entity] = self._tries.get(entity, 0) + 1
         log.error("durable.entity_failed", exc_info=error, extra={"entity": entity[0], "try": tries})
-        if tries < BATCH_TRIES:
-            asyncio.get_running_loop().call_later(BATCH_RETRY_SECONDS * tries, self.wake, entity)
-            return
-        self._tries.pop(entity, None)
-        operations = await self._call(self._store.operations, *entity, self._batch)
-        await self._refuse(
-            entity, operations, f"Entity '{entity[0]}' failed: {type(error).__name__}: {error}"
-        )
+        if tries >= BATCH_TRIES and not isinstance(error, sqlite3.OperationalError):
+            self._beyond[entity] = f"Entity '{entity[0]}' failed: {type(error).__name__}: {error}"
+        pause = min(BATCH_RETRY_SECONDS * 2 ** (tries - 1), STORAGE_RETRY_SECONDS)
+        asyncio.get_running_loop().call_later(pause, self.wake, entity)
 
     async def _refuse(self, entity: EntityKey, operations: list[Operation], reason: str) -> None:
         at = self._clock()

@@ -10,6 +10,7 @@ import asyncio
 import json
 import logging
 import os
+import sqlite3
 import time
 import uuid
 from collections import OrderedDict, deque
@@ -38,6 +39,9 @@ CACHE_INSTANCES = 1000
 # How often a step that fails inside the engine is tried before the instance fails, and the first pause.
 STEP_TRIES = 5
 STEP_RETRY_SECONDS = 0.1
+# The longest pause between tries while the database cannot be written (disk full): that is no fault of the
+# instance, so it is tried for as long as it takes.
+STORAGE_RETRY_SECONDS = 10.0
 # A replay on suspicion (Wake.PERHAPS) waits this many times the last replay's duration: it then costs at most
 # a fifth of the time, however many tasks complete one by one.
 SUSPICION_PAUSE_FACTOR = 4.0
@@ -180,6 +184,7 @@ class Orchestrations:
         self._busy: set[str] = set()
         self._missed: set[str] = set()
         self._tries: dict[str, int] = {}
+        self._beyond: dict[str, str] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._pool: ThreadPoolExecutor | None = None
         self.replays = 0
@@ -237,7 +242,7 @@ class Orchestrations:
                 await self._attend(instance_id)
                 self._tries.pop(instance_id, None)
             except Exception as error:
-                await self._step_failed(instance_id, error)
+                self._step_failed(instance_id, error)
             finally:
                 self._busy.discard(instance_id)
                 if instance_id in self._missed:
@@ -247,6 +252,8 @@ class Orchestrations:
 
     async def _attend(self, instance_id: str) -> None:
         """Take steps until the instance has nothing more to do for now."""
+        if instance_id in self._beyond:
+            await self._give_up(instance_id)
         while (live := await self._live(instance_id)) is not None and not live.suspended:
             live.take()
             replay = live.plan.wake == Wake.NOW
@@ -287,23 +294,27 @@ class Orchestrations:
                 return
             self.forget(oldest)
 
-    async def _step_failed(self, instance_id: str, error: Exception) -> None:
+    def _step_failed(self, instance_id: str, error: Exception) -> None:
         """The engine's own step failed: nothing of it was committed. Try again, and in the end say why not."""
         self.forget(instance_id)
         tries = self._tries[instance_id] = self._tries.get(instance_id, 0) + 1
         log.error("durable.step_failed", exc_info=error, extra={"instance": instance_id, "try": tries})
-        if tries < STEP_TRIES:
-            pause = STEP_RETRY_SECONDS * 2 ** (tries - 1)
-            asyncio.get_running_loop().call_later(pause, self.wake, instance_id)
-            return
-        self._tries.pop(instance_id, None)
-        reason = f"The engine failed {tries} times on this instance: {type(error).__name__}: {error}"
+        if tries >= STEP_TRIES and not isinstance(error, sqlite3.OperationalError):
+            self._beyond[instance_id] = (
+                f"The engine failed {tries} times on this instance: {type(error).__name__}: {error}"
+            )
+        pause = min(STEP_RETRY_SECONDS * 2 ** (tries - 1), STORAGE_RETRY_SECONDS)
+        asyncio.get_running_loop().call_later(pause, self.wake, instance_id)
+
+    async def _give_up(self, instance_id: str) -> None:
+        """Fail an instance that the engine cannot handle, with the reason."""
         instance = await self._call(self._store.instance, instance_id)
         if instance is not None and not instance.finished:
             step = Step(instance_id, instance.execution, self._clock(), [])
-            step.events = _execution_completed(step.at, Status.FAILED, wire.dumps(reason))
-            step.finished = (Status.FAILED, wire.dumps(reason))
+            step.finished = _failure(self._beyond[instance_id])
+            step.events = _execution_completed(step.at, *step.finished)
             self._apply(await self._call(self._store.commit, step))
+        del self._beyond[instance_id]
 
     # -- one step -----------------------------------------------------------------------------------------
 

@@ -654,7 +654,8 @@ def _received(seq: int, instance: str, execution: str | None, events: str) -> Re
     keys = []
     for event in json.loads(f"[{events}]"):
         field_name = wire.TASK_KEY.get(event["EventType"])
-        keys.append((event["EventType"], event[field_name] if field_name else event.get("Data")))
+        key = event[field_name] if field_name else tuple(event.get("Data") or ())
+        keys.append((event["EventType"], key))
     return Received(seq, instance, execution, events, tuple(keys))
 
 

@@ -1,108 +1,17 @@
-"""A started engine over the test app, and a real server in front of it."""
+"""Fixtures of the durable engine's tests."""
 
-import asyncio
-import json
-import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
-import uvicorn
 from azure.durable_functions import DurableOrchestrationClient
-from azure.durable_functions.models.utils import http_utils
-from devhost.durable import DurableOptions, Engine, durable_routes
-from devhost.functions import load_functions
-from starlette.applications import Starlette
-
-APP = Path(__file__).parent / "app"
-KEY = "system-key"
-
-
-def sdk_input(value: Any) -> str:
-    """An orchestration's input as the SDK's client encodes it."""
-    return json.dumps(json.dumps(value))
-
-
-class Host:
-    """An engine over a fresh import of the test app, with what tests do with it."""
-
-    def __init__(self, database: Path, **arguments: Any) -> None:
-        functions = arguments.pop("functions", None) or load_functions(APP)
-        self.app = SimpleNamespace(**vars(__import__("sys").modules["function_app"]))
-        options = arguments.pop("options", DurableOptions(max_concurrent_activities=10))
-        self.engine = Engine(functions, database, options, **arguments)
-
-    async def run(self, name: str, value: Any = None, instance_id: str | None = None, seconds: float = 20) -> Any:
-        """Start, wait until it has finished, return its record."""
-        started = await self.start(name, value, instance_id)
-        return await self.finished(started, seconds)
-
-    async def start(self, name: str, value: Any = None, instance_id: str | None = None) -> str:
-        return await self.engine.start_instance(name, instance_id, sdk_input(value))
-
-    async def finished(self, instance_id: str, seconds: float = 20) -> Any:
-        instance = await self.engine.wait(instance_id, seconds)
-        assert instance.finished, f"{instance_id} is {instance.status} after {seconds} s"
-        return instance
-
-    async def until(self, condition: Any, seconds: float = 10) -> None:
-        """Wait until an async condition holds."""
-        async with asyncio.timeout(seconds):
-            while not await condition():
-                await asyncio.sleep(0.01)
-
-    async def status(self, instance_id: str) -> str:
-        return (await self.engine.instance(instance_id)).status
-
-    async def custom_status(self, instance_id: str) -> Any:
-        custom = (await self.engine.instance(instance_id)).custom_status
-        return json.loads(custom) if custom else None
-
-
-def output(instance: Any) -> Any:
-    assert instance.status == "Completed", instance.output
-    return json.loads(instance.output)
-
-
-@asynccontextmanager
-async def running(database: Path, **arguments: Any) -> AsyncIterator[Host]:
-    host = Host(database, **arguments)
-    await host.engine.start()
-    try:
-        yield host
-    finally:
-        for gate in host.app.gates.values():
-            gate.set()
-        await host.engine.stop()
+from durable_host import Host, running, serving
 
 
 @pytest.fixture
 async def host(tmp_path: Path) -> AsyncIterator[Host]:
     async with running(tmp_path / "hub.db") as started:
         yield started
-
-
-@asynccontextmanager
-async def serving(engine: Engine) -> AsyncIterator[str]:
-    """Serve the engine's routes on a free port; yield the base URL."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    base_url = f"http://127.0.0.1:{port}"
-    app = Starlette(routes=durable_routes(engine, lambda: base_url, KEY))
-    server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="warning", lifespan="off"))
-    task = asyncio.create_task(server.serve())
-    while not server.started:
-        await asyncio.sleep(0.01)
-    try:
-        yield base_url
-    finally:
-        await http_utils._close_session()
-        server.should_exit = True
-        await task
 
 
 @pytest.fixture

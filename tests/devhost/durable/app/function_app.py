@@ -153,7 +153,11 @@ def parent_of_failing(context: df.DurableOrchestrationContext):
 
 @app.orchestration_trigger(context_name="context")
 def parent_with_retry(context: df.DurableOrchestrationContext):
-    return (yield context.call_sub_orchestrator_with_retry("flaky_child", df.RetryOptions(20, 3), context.get_input()))
+    return (
+        yield context.call_sub_orchestrator_with_retry(
+            "flaky_child", df.RetryOptions(20, 3), context.get_input()
+        )
+    )
 
 
 @app.orchestration_trigger(context_name="context")
@@ -188,7 +192,9 @@ def fan_out_failing(context: df.DurableOrchestrationContext):
 def retry_failing(context: df.DurableOrchestrationContext):
     items = context.get_input()
     options = df.RetryOptions(10, 2)
-    return (yield context.task_all([context.call_activity_with_retry("flaky", options, item) for item in items]))
+    return (
+        yield context.task_all([context.call_activity_with_retry("flaky", options, item) for item in items])
+    )
 
 
 @app.orchestration_trigger(context_name="context")
@@ -333,7 +339,10 @@ def calls_http(context: df.DurableOrchestrationContext):
     request = context.get_input()
     return (
         yield context.call_http(
-            request.get("method", "GET"), request["url"], request.get("content"), headers=request.get("headers")
+            request.get("method", "GET"),
+            request["url"],
+            request.get("content"),
+            headers=request.get("headers"),
         )
     )
 
