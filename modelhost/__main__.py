@@ -9,6 +9,7 @@ import os
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import argparse
+import asyncio
 import contextlib
 import ipaddress
 import logging
@@ -26,21 +27,28 @@ from modelhost.embeddings import Embedder
 from modelhost.server import EMBEDDING_MODEL, ModelServer
 
 DEFAULT_PORT = 8090
-# Time that requests in flight get to finish after a signal; orchestrators kill after 30 s.
-SHUTDOWN_SECONDS = 10
+# Time that answers in the making get after a signal, and what is left to say that they were cut short;
+# orchestrators kill after 10 to 30 s.
+DRAIN_SECONDS = 5
+FAREWELL_SECONDS = 2
 EXIT_UNUSABLE = 2
 
 
 class _Uvicorn(uvicorn.Server):
     """Announces itself in one line, and ends with status 0 when it is asked to end."""
 
-    def __init__(self, config: uvicorn.Config, announcement: str) -> None:
+    def __init__(self, config: uvicorn.Config, models: ModelServer, announcement: str) -> None:
         super().__init__(config)
+        self._models = models
         self._announcement = announcement
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         print(self._announcement, flush=True)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        asyncio.get_running_loop().call_later(DRAIN_SECONDS, self._models.cut_answers_short)
+        await super().shutdown(sockets)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -69,9 +77,12 @@ def main(arguments: list[str] | None = None) -> int:
         return _refuse(str(error))
     server = ModelServer(embedder, chat, api_key)
     config = uvicorn.Config(
-        server.app, log_config=None, access_log=False, timeout_graceful_shutdown=SHUTDOWN_SECONDS
+        server.app,
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=DRAIN_SECONDS + FAREWELL_SECONDS,
     )
-    _Uvicorn(config, _announcement(listener, embedder, chat)).run(sockets=[listener])
+    _Uvicorn(config, server, _announcement(listener, embedder, chat)).run(sockets=[listener])
     return 0
 
 

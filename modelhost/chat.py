@@ -76,10 +76,14 @@ class ChatModel:
         self._pool.submit(self._generate, generation, asyncio.get_running_loop())
         return generation
 
-    def close(self) -> None:
-        """Stop every generation and free the model."""
+    def cancel_all(self) -> None:
+        """End every generation, also those that wait."""
         for generation in list(self._open):
             generation.cancel()
+
+    def close(self) -> None:
+        """End every generation and free the model."""
+        self.cancel_all()
         self._pool.shutdown(wait=True)
         self._engine = None
 

@@ -52,6 +52,11 @@ class ModelServer:
             },
         )
 
+    def cut_answers_short(self) -> None:
+        """End the answers in the making; their streams say so with an error event."""
+        if self._chat:
+            self._chat.cancel_all()
+
     def _routes(self) -> list[Route]:
         models, embeddings, completions = map(
             self._keyed, (self._models, self._embeddings, self._completions)
@@ -206,7 +211,7 @@ async def _stream_chunks(
             yield reply.finish_chunk(finish_reason)
     if not finished:
         # Never end a broken answer as if it were whole.
-        yield wire.event(ApiError(500, "generation_failed", "The model failed while answering.").body())
+        yield wire.event(_incomplete().body())
         return
     if include_usage:
         yield reply.usage_chunk(usage)
@@ -225,7 +230,7 @@ async def _whole_answer(request: Request, generation: Generation, reply: wire.Ch
             pieces.append(content)
             finish_reason = reason or finish_reason
         if finish_reason is None:
-            raise ApiError(500, "generation_failed", "The model failed while answering.")
+            raise _incomplete()
         return reply.whole("".join(pieces), finish_reason, usage)
 
     try:
@@ -259,6 +264,10 @@ def _raise_engine_error(event: dict[str, Any]) -> None:
         raise ApiError(400, "invalid_request", "The model's engine refused the request.")
     logger.error("generation_failed type=%s", error.get("type"))
     raise ApiError(500, "generation_failed", "The model failed while answering.")
+
+
+def _incomplete() -> ApiError:
+    return ApiError(500, "generation_failed", "The answer ended before it was complete.")
 
 
 async def _tokenize(embedder: Embedder, asked: wire.EmbeddingsRequest) -> list[Any]:

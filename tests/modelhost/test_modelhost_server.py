@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import signal
 import socket
 from pathlib import Path
 
 import httpx2
 import pytest
-from model_host_process import ModelHost, announced_url, start
+from model_host_process import ModelHost, announced_url, start, wait_until_ready
 from openai import AuthenticationError, AzureOpenAI, OpenAI
 
 from modelhost import weights
@@ -64,6 +65,22 @@ def test_a_signal_ends_the_server_with_status_0(number: signal.Signals):
     url = announced_url(process)
     assert httpx2.get(f"{url}/health/ready").status_code == 200
     process.send_signal(number)
+    process.communicate(timeout=60)
+    assert process.returncode == 0
+
+
+def test_a_stream_that_outlives_the_time_to_drain_ends_with_an_error_event():
+    process = start("--port", "0", "--embedding-model", "none")
+    url = announced_url(process)
+    wait_until_ready(url)
+    count = [{"role": "user", "content": "Count from 1 to 1000: 1, 2, 3, 4, 5, 6, 7, 8, 9, 10,"}]
+    body = {"model": "smollm2", "messages": count, "temperature": 0, "stream": True}
+    with httpx2.stream("POST", f"{url}/v1/chat/completions", json=body, timeout=60) as stream:
+        lines = stream.iter_lines()
+        next(lines)
+        process.terminate()
+        *_, last = (line for line in lines if line)
+    assert json.loads(last.removeprefix("data: "))["error"]["code"] == "generation_failed"
     process.communicate(timeout=60)
     assert process.returncode == 0
 
