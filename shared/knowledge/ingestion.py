@@ -580,6 +580,16 @@ class Ingestion:
             for data in await self._jobs.fetch(ticket, f"{shard_name(number)}/outcomes") or []:
                 yield Outcome.from_dict(data)
 
+    async def outcome_page(self, ticket: Ticket, first: int, shards: int) -> tuple[list[Outcome], bool]:
+        """The outcomes of some shards, and whether there are more behind them."""
+        plan = await self._jobs.fetch(ticket, "plan") or {}
+        count = plan.get("shards", 0)
+        page: list[Outcome] = []
+        for number in range(first, min(first + shards, count)):
+            outcomes = await self._jobs.fetch(ticket, f"{shard_name(number)}/outcomes") or []
+            page += [Outcome.from_dict(data) for data in outcomes]
+        return page, first + shards < count
+
     async def _collection_of(self, ticket: Ticket) -> Collection:
         job = await self._jobs.get(ticket.tenant, ticket.job)
         return await self._collections.get(ticket.tenant, job.collection)

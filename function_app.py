@@ -1,0 +1,11 @@
+"""The Functions app: it registers the blueprints, and nothing else."""
+
+import azure.durable_functions as df
+import azure.functions as func
+
+from functions import chat, collections, console, health, identity, ingestion, jobs, search
+
+app = df.DFApp(http_auth_level=func.AuthLevel.ANONYMOUS)
+
+for module in (health, identity, collections, ingestion, jobs, search, chat, console):
+    app.register_functions(module.blueprint)

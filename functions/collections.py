@@ -1,0 +1,128 @@
+"""Collections and documents over HTTP: settings, states, the text behind a citation."""
+
+from __future__ import annotations
+
+import json
+
+import azure.durable_functions as df
+from azurefunctions.extensions.http.fastapi import JSONResponse, Response
+from pydantic import Field
+
+from functions.http import Call, Model, route
+from functions.services import services
+from shared.errors import InvalidName, InvalidParameter, NotFound
+from shared.identity import Role, check_name
+from shared.inferencing import Kind
+from shared.knowledge.collections import EVERYONE
+from shared.knowledge.documents import check_id
+from shared.knowledge.ingestion import parsed_blob
+from shared.storage import PARSED
+
+blueprint = df.Blueprint()
+
+
+class CollectionSettings(Model):
+    """A collection's settings. ``readers``: ``tenant:*``, ``user:NAME`` or ``group:NAME``."""
+
+    description: str = Field("", max_length=2000)
+    embedding_model: str = Field("embedding", max_length=64)
+    readers: tuple[str, ...] = Field(EVERYONE, min_length=1, max_length=100)
+
+
+@route(
+    blueprint,
+    "PUT",
+    "/api/collections/{collection}",
+    role=Role.CONTRIBUTOR,
+    body=CollectionSettings,
+    statuses=(200, 201),
+)
+async def put_collection(call: Call) -> Response:
+    """Make a collection, or change its settings."""
+    name = check_name("collection", call.path("collection"))
+    wanted = await call.json(CollectionSettings)
+    model = services().catalogue.models.get(wanted.embedding_model)
+    if model is None or model.kind is not Kind.EMBEDDING:
+        raise InvalidParameter(
+            f"There is no embedding model {wanted.embedding_model!r}.", parameter="embedding_model"
+        )
+    for reader in wanted.readers:
+        kind, _, who = reader.partition(":")
+        if kind not in ("tenant", "user", "group") or not who or (kind == "tenant" and who != "*"):
+            raise InvalidName("A reader is 'tenant:*', 'user:NAME' or 'group:NAME'.", parameter="readers")
+    collection, new = await services().collections.put(
+        call.principal.tenant,
+        name,
+        description=wanted.description,
+        embedding_model=wanted.embedding_model,
+        readers=wanted.readers,
+    )
+    return JSONResponse(collection.to_document(), status_code=201 if new else 200)
+
+
+@route(blueprint, "GET", "/api/collections")
+async def list_collections(call: Call) -> Response:
+    """The tenant's collections."""
+    found = services().collections.list(call.principal.tenant)
+    return JSONResponse({"items": [collection.to_document() async for collection in found]})
+
+
+@route(blueprint, "GET", "/api/collections/{collection}")
+async def get_collection(call: Call) -> Response:
+    """A collection's settings."""
+    collection = await services().collections.get(call.principal.tenant, call.path("collection"))
+    return JSONResponse(collection.to_document())
+
+
+@route(blueprint, "GET", "/api/collections/{collection}/documents")
+async def list_documents(call: Call) -> Response:
+    """The documents of a collection: states, versions, errors; paged."""
+    tenant, collection = call.principal.tenant, call.path("collection")
+    await services().collections.get(tenant, collection)
+    after = call.query("after")
+    if after and not (after.isascii() and after.isalnum()):
+        raise InvalidParameter("'after' is the 'next' of an earlier page.", parameter="after")
+    records, following = await services().documents.list(
+        tenant, collection, after=after, limit=call.number("limit", 100, 1000)
+    )
+    visible = [record for record in records if _may_read(call, record.upload.readers)]
+    return JSONResponse({"items": [record.to_document() for record in visible], "next": following})
+
+
+@route(blueprint, "GET", "/api/collections/{collection}/documents/{*document}")
+async def get_document(call: Call) -> Response:
+    """A document's record; with ``view=text`` its text as it was read, for showing a citation in context."""
+    tenant, collection = call.principal.tenant, call.path("collection")
+    await services().collections.get(tenant, collection)
+    document = check_id(call.path("document"))
+    record = await services().documents.get(tenant, collection, document)
+    if not _may_read(call, record.upload.readers):
+        raise NotFound("document", document)
+    if call.query("view") != "text":
+        return JSONResponse(record.to_document())
+    version = call.number("version", record.visible, 1 << 31) if record.visible else 0
+    data = version and await services().storage.get_blob(
+        PARSED, parsed_blob(tenant, collection, document, version)
+    )
+    if not data:
+        raise NotFound("text of the document", document)
+    parsed = json.loads(data)
+    text = parsed["document"]
+    return JSONResponse(
+        {
+            "id": record.id,
+            "version": version,
+            "title": record.upload.title or text["title"],
+            "text": text["text"],
+            "pages": text["pages"],
+            "headings": text["headings"],
+            "chunks": parsed["chunks"],
+        }
+    )
+
+
+def _may_read(call: Call, readers: tuple[str, ...] | None) -> bool:
+    """Whether the document's own access list, where it has one, admits the caller."""
+    return (
+        readers is None or call.principal.may(Role.OPERATOR) or bool({*readers} & {*call.principal.readers})
+    )

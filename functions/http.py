@@ -1,0 +1,272 @@
+"""HTTP as the app speaks it: one decorator for every route, bodies in, problem details out.
+
+`route` registers a handler with the Functions host, resolves the principal before the handler runs, and
+turns every error into RFC 9457 problem details. `ROUTES` lists what was registered: the contract at
+`/openapi.json` and the tests that sweep over all routes are made from it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import azure.durable_functions as df
+import azure.functions as func
+from azurefunctions.extensions.http.fastapi import JSONResponse, Request, Response, StreamingResponse
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from functions.services import services
+from shared.errors import (
+    GroundworkError,
+    InternalError,
+    InvalidParameter,
+    InvalidRequest,
+    MalformedJson,
+    PayloadTooLarge,
+    Unauthenticated,
+)
+from shared.identity import Principal, Role
+from shared.jobs import POLL_SECONDS, Job, status_document
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+log = logging.getLogger("groundwork.http")
+
+Client = df.DurableOrchestrationClient
+Handler = Callable[..., Awaitable[Response]]
+Body = TypeVar("Body", bound="Model")
+
+# JSON bodies hold requests, not files; a batch of inline documents is the largest. Azure takes 210 MB.
+MAX_JSON_BYTES = 32 * 1024 * 1024
+CORRELATION_HEADER = "x-correlation-id"
+
+
+class Model(BaseModel):
+    """A request body: unknown members are refused, so that a misspelt one is not silently ignored."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What a handler needs of its request: the raw request, who calls, and Durable where asked for."""
+
+    request: Request
+    principal: Principal
+    correlation_id: str
+    client: Client | None = None
+
+    def path(self, name: str) -> str:
+        """A parameter of the path."""
+        return self.request.path_params[name]
+
+    def query(self, name: str, default: str = "") -> str:
+        return self.request.query_params.get(name, default)
+
+    def number(self, name: str, default: int, most: int) -> int:
+        """A whole number of the query string from 1 to ``most``."""
+        value = self.query(name, str(default))
+        if not (value.isascii() and value.isdigit() and 1 <= int(value) <= most):
+            raise InvalidParameter(f"{name!r} must be a whole number from 1 to {most}.", parameter=name)
+        return int(value)
+
+    async def body(self, limit: int) -> bytes:
+        """The raw body; raises `PayloadTooLarge` before more than ``limit`` bytes are held."""
+        declared = self.request.headers.get("content-length", "")
+        if declared.isdigit() and int(declared) > limit:
+            raise PayloadTooLarge(f"The body has {declared} bytes; the limit is {limit}.", limit=limit)
+        parts: list[bytes] = []
+        size = 0
+        async for part in self.request.stream():
+            size += len(part)
+            if size > limit:
+                raise PayloadTooLarge(f"The body has more than {limit} bytes.", limit=limit)
+            parts.append(part)
+        return b"".join(parts)
+
+    async def json(self, model: type[Body]) -> Body:
+        """The body as ``model``; raises `MalformedJson` or `InvalidRequest` that names each fault."""
+        raw = await self.body(MAX_JSON_BYTES)
+        try:
+            value = json.loads(raw or b"{}")
+        except (ValueError, RecursionError):
+            raise MalformedJson("The body is not valid JSON.") from None
+        if _has_surrogate(raw, value):
+            raise MalformedJson("The body holds a lone surrogate, which is no Unicode text.")
+        try:
+            return model.model_validate(value)
+        except ValidationError as error:
+            faults = [
+                {"path": "/".join(str(part) for part in fault["loc"]), "fault": fault["msg"]}
+                for fault in error.errors(include_url=False, include_input=False, include_context=False)
+            ]
+            first = faults[0]
+            raise InvalidRequest(f"{first['path'] or 'body'}: {first['fault']}", faults=faults[:20]) from None
+
+    @property
+    def base_url(self) -> str:
+        """What links begin with: the configured address, or nothing, which makes them relative."""
+        return services().settings.public_url or ""
+
+
+@dataclass(frozen=True, slots=True)
+class RouteEntry:
+    """One registered route, for the contract and for tests that sweep over all of them."""
+
+    method: str
+    path: str
+    role: Role | None
+    summary: str
+    body: type[Model] | None
+    statuses: tuple[int, ...]
+
+
+ROUTES: list[RouteEntry] = []
+
+
+def route(
+    blueprint: df.Blueprint,
+    method: str,
+    path: str,
+    *,
+    role: Role | None = Role.READER,
+    durable: bool = False,
+    body: type[Model] | None = None,
+    statuses: tuple[int, ...] = (200,),
+) -> Callable[[Callable[[Call], Awaitable[Response]]], Handler]:
+    """Serve ``method path`` with a handler that takes a `Call`.
+
+    The caller must hold ``role``; None leaves the route open to everyone. ``durable`` gives the handler
+    a Durable client. The handler's first docstring line becomes the summary in the contract.
+    """
+
+    def decorate(handle: Callable[[Call], Awaitable[Response]]) -> Handler:
+        name = handle.__name__
+        summary = (handle.__doc__ or name).strip().splitlines()[0].rstrip(".")
+        ROUTES.append(RouteEntry(method, path, role, summary, body, statuses))
+
+        async def answer(req: Request, client: Client | None = None) -> Response:
+            correlation_id = _correlation_id(req)
+            try:
+                principal = await _principal(req, role)
+                response = await handle(Call(req, principal, correlation_id, client))
+            except GroundworkError as error:
+                response = problem(error, correlation_id)
+            except Exception:
+                log.exception("request_failed", extra={"route": path, "correlation_id": correlation_id})
+                response = problem(InternalError(), correlation_id)
+            response.headers[CORRELATION_HEADER] = correlation_id
+            return response
+
+        async def with_client(req: Request, client: Client) -> Response:
+            return await answer(req, client)
+
+        async def without_client(req: Request) -> Response:
+            return await answer(req)
+
+        function: Any = with_client if durable else without_client
+        function.__name__ = name
+        # The host reads the annotations themselves, so they must not be strings here.
+        function.__annotations__ = {"req": Request, "return": Response}
+        if durable:
+            function.__annotations__["client"] = str
+            function = blueprint.durable_client_input(client_name="client")(function)
+        registered = blueprint.route(
+            route=path.lstrip("/"), methods=[method], auth_level=func.AuthLevel.ANONYMOUS
+        )(function)
+        return blueprint.function_name(name)(registered)
+
+    return decorate
+
+
+async def _principal(request: Request, role: Role | None) -> Principal:
+    if role is None:
+        return Principal("", "", roles=())
+    principal = await services().keys.resolve(api_key(request))
+    principal.require(role)
+    return principal
+
+
+def api_key(request: Request) -> str | None:
+    """The key that a request carries, as Bearer token or in the header ``api-key``."""
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer" and token:
+        return token.strip()
+    return request.headers.get("api-key")
+
+
+def _correlation_id(request: Request) -> str:
+    """The caller's own id for the request where it looks like one, else a new one."""
+    given = request.headers.get(CORRELATION_HEADER, "")
+    plain = given.replace("-", "")
+    return given if 8 <= len(given) <= 64 and plain.isascii() and plain.isalnum() else uuid.uuid4().hex
+
+
+def _has_surrogate(raw: bytes, value: Any) -> bool:
+    if b"\\ud" not in raw and b"\\uD" not in raw:
+        return False
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return True
+    return False
+
+
+def problem_document(error: GroundworkError, correlation_id: str) -> dict[str, Any]:
+    """An error as RFC 9457 problem details."""
+    document: dict[str, Any] = {
+        "type": f"urn:groundwork:error:{error.code}",
+        "title": error.title,
+        "status": error.status,
+        "detail": error.detail,
+        "code": error.code,
+        "retryable": error.retryable,
+        "correlation_id": correlation_id,
+    }
+    if error.retry_after is not None:
+        document["retry_after"] = round(error.retry_after, 3)
+    return {**error.extra, **document}
+
+
+def problem(error: GroundworkError, correlation_id: str) -> Response:
+    """The response to a request that ended with ``error``."""
+    headers: dict[str, str] = {}
+    if error.retry_after is not None:
+        headers["Retry-After"] = str(max(1, round(error.retry_after)))
+    if isinstance(error, Unauthenticated):
+        headers["WWW-Authenticate"] = 'Bearer realm="groundwork"'
+    return JSONResponse(
+        problem_document(error, correlation_id),
+        status_code=error.status,
+        headers=headers,
+        media_type="application/problem+json",
+    )
+
+
+def accepted(call: Call, job: Job) -> Response:
+    """``202``: the work goes on as ``job``; where to ask for it and when."""
+    document = status_document(job, None, call.base_url)
+    return JSONResponse(
+        document,
+        status_code=202,
+        headers={"Location": document["links"]["self"], "Retry-After": str(POLL_SECONDS)},
+    )
+
+
+def sse(event: str, data: Mapping[str, Any]) -> bytes:
+    """One server-sent event with a JSON body."""
+    return f"event: {event}\ndata: {json.dumps(data, ensure_ascii=False, separators=(',', ':'))}\n\n".encode()
+
+
+def event_stream(events: AsyncIterator[bytes]) -> Response:
+    """A response of server-sent events that no proxy may hold back."""
+    return StreamingResponse(
+        events,
+        media_type="text/event-stream",
+        headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
+    )

@@ -1,0 +1,411 @@
+"""Ingestion and deletion: HTTP, blob and queue events in; orchestrations that fan the work out.
+
+ingest ── plan ── waves of shards ── finish
+                    └ ingest_shard ── prepare ── embed, batch by batch ── commit
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import logging
+from collections.abc import Generator
+from typing import Any
+
+import azure.durable_functions as df
+import azure.functions as func
+from azurefunctions.extensions.http.fastapi import Response
+from pydantic import Field
+
+from functions.activities import Context, StepFailed, activity, call, given
+from functions.http import Call, Client, Model, accepted, route
+from functions.jobs import start_job
+from functions.services import services
+from shared.errors import (
+    GroundworkError,
+    InvalidParameter,
+    InvalidRequest,
+    MalformedJson,
+    PayloadTooLarge,
+)
+from shared.identity import Role, check_name
+from shared.jobs import Kind, State, Ticket, derived_id, new_id
+from shared.knowledge.documents import check_id
+from shared.knowledge.ingestion import Incoming
+from shared.storage import INBOX, INGESTION_QUEUE
+
+log = logging.getLogger("groundwork.ingestion")
+blueprint = df.Blueprint()
+
+# One request carries at most this many documents; larger sets go by blobs or several requests.
+MAX_INLINE_DOCUMENTS = 1000
+MAX_TAGS = 32
+
+
+class InlineDocument(Model):
+    """One document of a request, as text or in base64."""
+
+    id: str = Field(max_length=1000)
+    content: str | None = None
+    content_base64: str | None = None
+    content_type: str | None = Field(None, max_length=200)
+    title: str = Field("", max_length=500)
+    source: str = Field("", max_length=500)
+    tags: tuple[str, ...] = Field((), max_length=MAX_TAGS)
+    readers: tuple[str, ...] | None = None
+
+    def incoming(self) -> Incoming:
+        if (self.content is None) == (self.content_base64 is None):
+            raise InvalidRequest(f"The document {self.id!r} needs either 'content' or 'content_base64'.")
+        try:
+            content = (
+                self.content.encode()
+                if self.content is not None
+                else base64.b64decode(self.content_base64 or "", validate=True)
+            )
+        except (binascii.Error, ValueError):
+            raise InvalidRequest(f"'content_base64' of the document {self.id!r} is not base64.") from None
+        return Incoming(self.id, content, self.content_type, self.title, self.source, self.tags, self.readers)
+
+
+class IngestionRequest(Model):
+    """Many documents: given here, or the blobs of the collection's inbox under a prefix."""
+
+    documents: tuple[InlineDocument, ...] | None = Field(None, max_length=MAX_INLINE_DOCUMENTS)
+    inbox_prefix: str | None = Field(None, max_length=900)
+
+
+# --- HTTP ---
+
+
+@route(
+    blueprint,
+    "PUT",
+    "/api/collections/{collection}/documents/{*document}",
+    role=Role.CONTRIBUTOR,
+    durable=True,
+    statuses=(202,),
+)
+async def put_document(call: Call) -> Response:
+    """Store one document, whose bytes are the body, and ingest it as a job."""
+    tenant, collection = call.principal.tenant, call.path("collection")
+    await services().collections.get(tenant, collection)
+    tags = tuple(call.request.query_params.getlist("tag"))
+    if len(tags) > MAX_TAGS:
+        raise InvalidParameter(f"A document has at most {MAX_TAGS} tags.", parameter="tag")
+    incoming = Incoming(
+        id=check_id(call.path("document")),
+        content=await call.body(services().settings.max_document_bytes),
+        content_type=call.request.headers.get("content-type"),
+        title=call.query("title")[:500],
+        source=call.query("source")[:500],
+        tags=tags,
+    )
+    return await _accept(call, collection, [incoming], f"Ingest {incoming.id}")
+
+
+@route(
+    blueprint,
+    "POST",
+    "/api/collections/{collection}/ingestions",
+    role=Role.CONTRIBUTOR,
+    durable=True,
+    body=IngestionRequest,
+    statuses=(202,),
+)
+async def post_ingestion(call: Call) -> Response:
+    """Ingest many documents as one job."""
+    collection = call.path("collection")
+    await services().collections.get(call.principal.tenant, collection)
+    request = await call.json(IngestionRequest)
+    if (request.documents is None) == (request.inbox_prefix is None):
+        raise InvalidRequest("Give either 'documents' or 'inbox_prefix'.")
+    if request.documents is not None:
+        incoming = [document.incoming() for document in request.documents]
+        _check_distinct(incoming)
+        return await _accept(call, collection, incoming, f"Ingest {len(incoming)} documents")
+    job = await services().ingestion.accept_inbox(
+        call.principal.tenant,
+        collection,
+        request.inbox_prefix or "",
+        job_id=_job_id(call),
+        owner=call.principal.user,
+        title=f"Ingest inbox/{request.inbox_prefix}",
+    )
+    await start_job(call.client, job)
+    return accepted(call, job)
+
+
+@route(
+    blueprint,
+    "DELETE",
+    "/api/collections/{collection}/documents/{*document}",
+    role=Role.CONTRIBUTOR,
+    durable=True,
+    statuses=(202,),
+)
+async def delete_document(call: Call) -> Response:
+    """Take a document out of sight at once, and remove it as a job."""
+    job = await services().deletion.accept_document(
+        call.principal.tenant,
+        call.path("collection"),
+        check_id(call.path("document")),
+        job_id=new_id(),
+        owner=call.principal.user,
+    )
+    await start_job(call.client, job)
+    return accepted(call, job)
+
+
+@route(
+    blueprint,
+    "DELETE",
+    "/api/collections/{collection}",
+    role=Role.ADMINISTRATOR,
+    durable=True,
+    statuses=(202,),
+)
+async def delete_collection(call: Call) -> Response:
+    """Close a collection at once, and remove it with all its documents as a job."""
+    job = await services().deletion.accept_collection(
+        call.principal.tenant, call.path("collection"), job_id=new_id(), owner=call.principal.user
+    )
+    await start_job(call.client, job)
+    return accepted(call, job)
+
+
+async def _accept(call: Call, collection: str, incoming: list[Incoming], title: str) -> Response:
+    job = await services().ingestion.accept(
+        call.principal.tenant,
+        collection,
+        incoming,
+        job_id=_job_id(call),
+        owner=call.principal.user,
+        title=title,
+    )
+    await start_job(call.client, job)
+    return accepted(call, job)
+
+
+def _job_id(call: Call) -> str:
+    """A new id, or the one that the caller's Idempotency-Key has always had on this route."""
+    key = call.request.headers.get("idempotency-key")
+    if key is None:
+        return new_id()
+    if not 1 <= len(key) <= 200:
+        raise InvalidParameter("An Idempotency-Key has 1 to 200 characters.", parameter="idempotency-key")
+    return derived_id("http", call.principal.tenant, call.principal.user, call.request.url.path, key)
+
+
+def _check_distinct(incoming: list[Incoming]) -> None:
+    if not incoming:
+        raise InvalidRequest("'documents' is empty.")
+    seen: set[str] = set()
+    for document in incoming:
+        name = check_id(document.id)
+        if name in seen:
+            raise InvalidRequest(f"The document {name!r} is given twice.")
+        seen.add(name)
+
+
+# --- events ---
+
+
+@blueprint.blob_trigger(
+    arg_name="blob",
+    path=f"{INBOX}/{{name}}",
+    connection="GroundworkStorage",
+    source=func.BlobSource.EVENT_GRID,
+)
+@blueprint.durable_client_input(client_name="client")
+async def blob_arrived(blob: func.InputStream, client: Client) -> None:
+    """A blob at ``inbox/{tenant}/{collection}/{path}`` is the document ``path`` of that collection."""
+    path = (blob.name or "").removeprefix(f"{INBOX}/")
+    tenant, _, rest = path.partition("/")
+    collection, _, document = rest.partition("/")
+    try:
+        check_name("tenant", tenant)
+        check_name("collection", collection)
+        check_id(document)
+    except GroundworkError as error:
+        # No tenant to show it to: the operator finds it in the log, the blob stays where it is.
+        log.warning("inbox_blob_ignored", extra={"code": error.code})
+        return
+    info = await services().storage.blob_info(INBOX, path)
+    if info is None:
+        return
+    job_id = derived_id("blob", path, info.etag)
+    if info.size > services().settings.max_document_bytes:
+        error: GroundworkError = PayloadTooLarge(f"The blob has {info.size} bytes.")
+        await _record_refusal(tenant, collection, document, job_id, error)
+        return
+    incoming = Incoming(document, blob.read(), info.content_type, source="inbox")
+    await _accept_event(client, tenant, collection, [incoming], job_id, f"Ingest {document}")
+
+
+@blueprint.queue_trigger(arg_name="message", queue_name=INGESTION_QUEUE, connection="GroundworkStorage")
+@blueprint.durable_client_input(client_name="client")
+async def message_arrived(message: func.QueueMessage, client: Client) -> None:
+    """A message ``{tenant, collection, documents | inbox_prefix, id?}`` starts an ingestion.
+
+    The same ``id`` (or the same message, delivered twice) has the same job.
+    """
+    try:
+        body = json.loads(message.get_body())
+        tenant = check_name("tenant", body.pop("tenant"))
+        collection = check_name("collection", body.pop("collection"))
+        own_id = str(body.pop("id", "") or message.id)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        # It names no tenant who could be told: after its tries it lies in the poison queue.
+        raise MalformedJson("An ingestion message is JSON with 'tenant' and 'collection'.") from None
+    job_id = derived_id("queue", tenant, collection, own_id)
+    try:
+        request = IngestionRequest.model_validate(body)
+        if request.inbox_prefix is not None:
+            job = await services().ingestion.accept_inbox(
+                tenant,
+                collection,
+                request.inbox_prefix,
+                job_id=job_id,
+                owner="queue",
+                title=f"Ingest inbox/{request.inbox_prefix}",
+            )
+            await start_job(client, job)
+            return
+        incoming = [document.incoming() for document in request.documents or ()]
+        _check_distinct(incoming)
+    except ValueError as error:
+        refusal = InvalidRequest(f"The message is not valid: {type(error).__name__}.")
+        await _record_refusal(tenant, collection, "", job_id, refusal)
+        return
+    except GroundworkError as error:
+        if error.retryable:
+            raise
+        await _record_refusal(tenant, collection, "", job_id, error)
+        return
+    title = f"Ingest {len(incoming)} documents"
+    await _accept_event(client, tenant, collection, incoming, job_id, title)
+
+
+async def _accept_event(
+    client: Client, tenant: str, collection: str, incoming: list[Incoming], job_id: str, title: str
+) -> None:
+    """Accept what an event brings; what can never succeed becomes a failed job with its reason."""
+    try:
+        job = await services().ingestion.accept(
+            tenant, collection, incoming, job_id=job_id, owner="event", title=title
+        )
+    except GroundworkError as error:
+        if error.retryable:
+            raise
+        await _record_refusal(tenant, collection, incoming[0].id, job_id, error)
+        return
+    await start_job(client, job)
+
+
+async def _record_refusal(
+    tenant: str, collection: str, document: str, job_id: str, error: GroundworkError
+) -> None:
+    """An event has no caller who could be told: its refusal is a failed job, for the tenant to see."""
+    jobs = services().jobs
+    job = await jobs.create(
+        tenant,
+        Kind.INGESTION,
+        job_id=job_id,
+        title=f"Refused: {document or 'message'}",
+        collection=collection,
+        owner="event",
+        total=1,
+    )
+    reason = {"item": document, "code": error.code, "message": error.detail, "retryable": False}
+    await jobs.finish(job.ticket, State.FAILED, counts={"failed": 1}, errors=[reason])
+    await jobs.started(job.id)
+
+
+# --- orchestrations ---
+
+
+@blueprint.orchestration_trigger(context_name="context")
+def ingest(context: Context) -> Generator[Any, Any, Any]:
+    """An ingestion: plan the shards, work through them in waves, sum up."""
+    ticket = given(context)
+    try:
+        plan = yield from call(context, "plan_ingestion", ticket)
+        shards = [{"ticket": ticket, "shard": number} for number in range(plan["shards"])]
+        for first in range(0, len(shards), plan["in_flight"]):
+            wave = shards[first : first + plan["in_flight"]]
+            yield context.task_all([context.call_sub_orchestrator("ingest_shard", shard) for shard in wave])
+        return (yield from call(context, "finish_ingestion", ticket))
+    except StepFailed as failed:
+        yield from call(context, "fail_job", {"ticket": ticket, "error": failed.error})
+        return None
+
+
+@blueprint.orchestration_trigger(context_name="context")
+def ingest_shard(context: Context) -> Generator[Any, Any, Any]:
+    """One shard: read its documents, embed them batch by batch, make them visible."""
+    shard = given(context)
+    failed: dict[str, Any] = {}
+    try:
+        batches = yield from call(context, "prepare_shard", shard)
+    except StepFailed as error:
+        batches, failed["-1"] = 0, error.error
+    for batch in range(batches):
+        try:
+            yield from call(context, "embed_batch", {**shard, "batch": batch})
+        except StepFailed as error:
+            failed[str(batch)] = error.error
+            if error.error["code"] == "cancelled":
+                break
+    yield from call(context, "commit_shard", {**shard, "failed": failed})
+
+
+@blueprint.orchestration_trigger(context_name="context")
+def delete(context: Context) -> Generator[Any, Any, Any]:
+    """A deletion: remove what the job names."""
+    ticket = given(context)
+    try:
+        yield from call(context, "remove", ticket)
+    except StepFailed as failed:
+        yield from call(context, "fail_job", {"ticket": ticket, "error": failed.error})
+
+
+# --- activities ---
+
+
+@activity(blueprint)
+async def plan_ingestion(payload: dict[str, Any]) -> dict[str, int]:
+    """Lay out the shards of an attempt."""
+    return await services().ingestion.plan(Ticket.from_dict(payload))
+
+
+@activity(blueprint)
+async def prepare_shard(payload: dict[str, Any]) -> int:
+    """Read and chunk a shard's documents; the number of embedding batches."""
+    return await services().ingestion.prepare(Ticket.from_dict(payload["ticket"]), payload["shard"])
+
+
+@activity(blueprint)
+async def embed_batch(payload: dict[str, Any]) -> None:
+    """Embed one batch into the index."""
+    await services().ingestion.embed(Ticket.from_dict(payload["ticket"]), payload["shard"], payload["batch"])
+
+
+@activity(blueprint)
+async def commit_shard(payload: dict[str, Any]) -> None:
+    """Make a shard's new versions visible."""
+    failed = {int(batch): error for batch, error in payload["failed"].items()}
+    await services().ingestion.commit(Ticket.from_dict(payload["ticket"]), payload["shard"], failed)
+
+
+@activity(blueprint)
+async def finish_ingestion(payload: dict[str, Any]) -> dict[str, Any]:
+    """Sum up an attempt."""
+    return await services().ingestion.finish(Ticket.from_dict(payload))
+
+
+@activity(blueprint)
+async def remove(payload: dict[str, Any]) -> None:
+    """Remove what a deletion names."""
+    await services().deletion.run(Ticket.from_dict(payload))

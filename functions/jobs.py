@@ -1,0 +1,232 @@
+"""Jobs over HTTP: list, status, result, live events, cancel, retry; and what keeps them from being stuck."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import azure.durable_functions as df
+import azure.functions as func
+from azurefunctions.extensions.http.fastapi import JSONResponse, Response
+
+from functions.activities import activity
+from functions.http import Call, Client, accepted, event_stream, route, sse
+from functions.services import services
+from shared.errors import Conflict, NotFound, StorageUnavailable
+from shared.identity import Role
+from shared.jobs import POLL_SECONDS, Job, Kind, State, Ticket, status_document
+
+log = logging.getLogger("groundwork.jobs")
+blueprint = df.Blueprint()
+
+ORCHESTRATOR = {Kind.INGESTION: "ingest", Kind.DELETION: "delete", Kind.ANSWER: "answer_later"}
+# Between two looks at a running job for its event stream: quick to the eye, cheap for the table.
+EVENT_INTERVAL_SECONDS = 0.5
+# Proxies close connections that are silent for long; Azure's load balancer after 4 minutes.
+EVENT_SILENCE_SECONDS = 15.0
+# An announced job that has not been started by then was left behind by a process that died.
+START_GRACE_SECONDS = 30.0
+# A running job whose row has been still for this long is checked against its orchestration.
+STILL_SECONDS = 60.0
+RESULT_PAGE_SHARDS = 4
+
+
+async def start_job(client: Client | None, job: Job) -> None:
+    """Start the orchestration of a job's present attempt; once started, doing so again changes nothing."""
+    assert client is not None
+    if job.state is State.QUEUED and not await _exists(client, job.ticket.instance):
+        try:
+            await client.start_new(ORCHESTRATOR[job.kind], job.ticket.instance, job.ticket.to_dict())
+        except Exception as error:
+            # The client raises bare exceptions. The instance may have been started by someone else
+            # meanwhile; if it was not, the announcement stands and the timer tries again.
+            if not await _exists(client, job.ticket.instance):
+                raise StorageUnavailable("The job could not be started yet.", retry_after=5) from error
+    await services().jobs.started(job.id)
+
+
+async def _exists(client: Client, instance: str) -> bool:
+    status = await client.get_status(instance)
+    return bool(status and status.instance_id)
+
+
+# --- HTTP ---
+
+
+@route(blueprint, "GET", "/api/jobs")
+async def list_jobs(call: Call) -> Response:
+    """The tenant's jobs, newest first."""
+    jobs, following = await services().jobs.newest(
+        call.principal.tenant, after=call.query("after"), limit=call.number("limit", 50, 200)
+    )
+    items = [status_document(job, None, call.base_url) for job in jobs]
+    return JSONResponse({"items": items, "next": following})
+
+
+@route(blueprint, "GET", "/api/jobs/{job}", durable=True)
+async def get_job(call: Call) -> Response:
+    """A job's status: state, progress in stages, errors, links."""
+    job = await services().jobs.get(call.principal.tenant, call.path("job"))
+    job = await _checked_against_orchestration(call.client, job)
+    headers = {} if job.state.final else {"Retry-After": str(POLL_SECONDS)}
+    return JSONResponse(await _status(job, call.base_url), headers=headers)
+
+
+@route(blueprint, "GET", "/api/jobs/{job}/result", statuses=(200, 409))
+async def get_job_result(call: Call) -> Response:
+    """What a job has come to: the outcome of each document, page by page, or the answer."""
+    job = await services().jobs.get(call.principal.tenant, call.path("job"))
+    if not job.state.final:
+        raise Conflict("The job has not ended yet.", state=job.state.value, retry_after=POLL_SECONDS)
+    if job.kind is Kind.ANSWER:
+        answer = await services().jobs.fetch(job.ticket, "answer")
+        if answer is None:
+            raise NotFound("answer of the job", job.id)
+        return JSONResponse(answer)
+    first = call.number("page", 1, 1_000_000)
+    items, more = await services().ingestion.outcome_page(
+        job.ticket, (first - 1) * RESULT_PAGE_SHARDS, RESULT_PAGE_SHARDS
+    )
+    return JSONResponse(
+        {
+            "state": job.state.value,
+            "counts": dict(job.counts or {}),
+            "items": [item.to_dict() for item in items],
+            "next": str(first + 1) if more else None,
+        }
+    )
+
+
+@route(blueprint, "GET", "/api/jobs/{job}/events", durable=True)
+async def get_job_events(call: Call) -> Response:
+    """The job's status as server-sent events, at every change, until it has ended."""
+    job = await services().jobs.get(call.principal.tenant, call.path("job"))
+
+    async def events() -> AsyncIterator[bytes]:
+        last: dict[str, Any] = {}
+        silent_since = time.monotonic()
+        while True:
+            current = await services().jobs.get(job.tenant, job.id)
+            current = await _checked_against_orchestration(call.client, current)
+            status = await _status(current, call.base_url)
+            if status != last:
+                yield sse("status", status)
+                last, silent_since = status, time.monotonic()
+            elif time.monotonic() - silent_since > EVENT_SILENCE_SECONDS:
+                yield b": still running\n\n"
+                silent_since = time.monotonic()
+            if current.state.final:
+                return
+            await asyncio.sleep(EVENT_INTERVAL_SECONDS)
+
+    return event_stream(events())
+
+
+@route(blueprint, "POST", "/api/jobs/{job}/cancel", role=Role.CONTRIBUTOR, statuses=(202, 409))
+async def cancel_job(call: Call) -> Response:
+    """Ask a job to stop; it does so before its next step."""
+    return accepted(call, await services().jobs.request_cancel(call.principal.tenant, call.path("job")))
+
+
+@route(blueprint, "POST", "/api/jobs/{job}/retry", role=Role.CONTRIBUTOR, durable=True, statuses=(202, 409))
+async def retry_job(call: Call) -> Response:
+    """Run again what failed or was cancelled, and only that."""
+    jobs = services().jobs
+    job = await jobs.get(call.principal.tenant, call.path("job"))
+    if job.kind is Kind.INGESTION and await jobs.fetch(job.ticket, "plan") is None:
+        raise Conflict("The job was refused before it began: send its document again.")
+    job = await jobs.retry(call.principal.tenant, call.path("job"))
+    await start_job(call.client, job)
+    return accepted(call, job)
+
+
+async def _status(job: Job, base_url: str) -> dict[str, Any]:
+    sums = await services().jobs.progress(job.ticket)
+    return status_document(job, progress_of(job, sums, time.time()), base_url)
+
+
+def progress_of(job: Job, sums: dict[str, int], now: float) -> dict[str, Any]:
+    """How far a job is: documents done, stages, documents a second, seconds to go where that is known."""
+    total = job.total
+    published = sums.get("published", 0)
+    progress: dict[str, Any] = {
+        "done": published,
+        "total": total,
+        "unit": "documents" if job.kind is not Kind.ANSWER else "answers",
+        "stages": [],
+        "rate": None,
+        "eta_seconds": None,
+    }
+    if job.kind is not Kind.INGESTION:
+        return progress
+    parsed, chunks, embedded = (sums.get(name, 0) for name in ("parsed", "chunks", "embedded"))
+    progress["stages"] = [
+        {"name": "read", "done": parsed, "total": total, "unit": "documents"},
+        {"name": "embed", "done": embedded, "total": chunks, "unit": "chunks"},
+        {"name": "publish", "done": published, "total": total, "unit": "documents"},
+    ]
+    if job.started is None or not total or job.state.final:
+        return progress
+    elapsed = max(now - job.started, 0.001)
+    progress["rate"] = round(published / elapsed, 3)
+    # Embedding takes nearly all of the time; chunks of documents not yet read are estimated from the rest.
+    expected = chunks * total / parsed if parsed else 0
+    share = embedded / expected if expected else parsed / total * 0.05
+    if 0.01 < share <= 1:
+        progress["eta_seconds"] = round(elapsed * (1 - share) / share, 1)
+    return progress
+
+
+async def _checked_against_orchestration(client: Client | None, job: Job) -> Job:
+    """A job whose orchestration ended without a word (terminated, broken) is a failed job."""
+    if job.state.final or client is None or time.time() - job.updated < STILL_SECONDS:
+        return job
+    status = await client.get_status(job.ticket.instance)
+    runtime_status = getattr(status, "runtime_status", None)
+    if runtime_status is None or runtime_status.value not in (
+        "Failed",
+        "Terminated",
+        "Canceled",
+        "Completed",
+    ):
+        return job
+    log.warning("orchestration_ended_without_its_job", extra={"job": job.id})
+    reason = {
+        "item": "",
+        "code": "orchestration_ended",
+        "message": "The orchestration ended before the job did.",
+        "retryable": True,
+    }
+    return await services().jobs.finish(job.ticket, State.FAILED, errors=[reason])
+
+
+# --- background ---
+
+
+@blueprint.timer_trigger(arg_name="timer", schedule="*/30 * * * * *", run_on_startup=True)
+@blueprint.durable_client_input(client_name="client")
+async def start_left_behind(timer: func.TimerRequest, client: Client) -> None:
+    """Start the jobs that were announced by a process that then died."""
+    async for found in services().jobs.announced_before(time.time() - START_GRACE_SECONDS):
+        if isinstance(found, str):
+            await services().jobs.started(found)
+        else:
+            log.warning("job_left_behind", extra={"job": found.id})
+            await start_job(client, found)
+
+
+@activity(blueprint)
+async def fail_job(payload: dict[str, Any]) -> None:
+    """End a job whose orchestration cannot go on."""
+    error = payload["error"]
+    ticket = Ticket.from_dict(payload["ticket"])
+    cancelled = error["code"] == "cancelled"
+    reason = {"item": "", **{name: error[name] for name in ("code", "message", "retryable")}}
+    await services().jobs.finish(
+        ticket,
+        State.CANCELLED if cancelled else State.FAILED,
+        errors=[] if cancelled else [reason],
+    )

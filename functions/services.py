@@ -1,0 +1,141 @@
+"""The one place where the parts of the app are put together: once in a process, at first use.
+
+Nothing here is built while the app is indexed; a process that only answers probes never opens the index.
+"""
+
+from __future__ import annotations
+
+from functools import cache, cached_property
+from typing import TYPE_CHECKING, Any
+
+from shared.config import Settings, settings
+
+if TYPE_CHECKING:
+    from shared.identity import Keys
+    from shared.inferencing import Catalogue, Gateway
+    from shared.intelligence.answers import Answers
+    from shared.jobs import Jobs
+    from shared.knowledge.collections import Collections
+    from shared.knowledge.deletion import Deletion
+    from shared.knowledge.documents import Documents
+    from shared.knowledge.indexes import Indexes
+    from shared.knowledge.ingestion import Ingestion
+    from shared.knowledge.retrieval import Retrieval
+    from shared.storage import Storage
+
+
+class Services:
+    """The app's parts, each made when it is first asked for."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+
+    def credential(self) -> Any:
+        """An asynchronous token credential of the app's own identity."""
+        from azure.identity.aio import DefaultAzureCredential, ManagedIdentityCredential
+
+        client_id = self.settings.identity_client_id
+        return ManagedIdentityCredential(client_id=client_id) if client_id else DefaultAzureCredential()
+
+    @cached_property
+    def storage(self) -> Storage:
+        from shared.storage import Storage
+
+        return Storage(self.settings.storage, self.credential)
+
+    @cached_property
+    def keys(self) -> Keys:
+        from shared.identity import Keys
+
+        return Keys(self.storage, self.settings.bootstrap_key_sha256)
+
+    @cached_property
+    def jobs(self) -> Jobs:
+        from shared.jobs import Jobs
+
+        return Jobs(self.storage)
+
+    @cached_property
+    def collections(self) -> Collections:
+        from shared.knowledge.collections import Collections
+
+        return Collections(self.storage)
+
+    @cached_property
+    def documents(self) -> Documents:
+        from shared.knowledge.documents import Documents
+
+        return Documents(self.storage)
+
+    @cached_property
+    def catalogue(self) -> Catalogue:
+        from shared.inferencing import parse_catalogue
+
+        return parse_catalogue(self.settings.models_file.read_text(), self.settings.environment)
+
+    @cached_property
+    def gateway(self) -> Gateway:
+        from shared.inferencing import DeploymentCredentials, Gateway
+
+        identity = self.credential() if self.settings.identity_client_id else None
+        return Gateway(
+            self.catalogue, credentials=DeploymentCredentials(self.settings.environment, identity=identity)
+        )
+
+    @cached_property
+    def indexes(self) -> Indexes:
+        from shared.knowledge.indexes import Indexes
+
+        return Indexes(self.settings.search, self.catalogue, self.credential)
+
+    @cached_property
+    def ingestion(self) -> Ingestion:
+        from shared.knowledge.ingestion import Ingestion
+        from shared.knowledge.parsing import ParserPool
+
+        return Ingestion(
+            storage=self.storage,
+            jobs=self.jobs,
+            collections=self.collections,
+            documents=self.documents,
+            indexes=self.indexes,
+            gateway=self.gateway,
+            parsers=ParserPool(workers=self.settings.parser_workers),
+            max_document_bytes=self.settings.max_document_bytes,
+            shards_in_flight=self.settings.shards_in_flight,
+        )
+
+    @cached_property
+    def deletion(self) -> Deletion:
+        from shared.knowledge.deletion import Deletion
+
+        return Deletion(
+            storage=self.storage,
+            jobs=self.jobs,
+            collections=self.collections,
+            documents=self.documents,
+            indexes=self.indexes,
+        )
+
+    @cached_property
+    def retrieval(self) -> Retrieval:
+        from shared.knowledge.retrieval import Retrieval
+
+        return Retrieval(
+            collections=self.collections,
+            documents=self.documents,
+            indexes=self.indexes,
+            gateway=self.gateway,
+        )
+
+    @cached_property
+    def answers(self) -> Answers:
+        from shared.intelligence.answers import Answers
+
+        return Answers(retrieval=self.retrieval, gateway=self.gateway)
+
+
+@cache
+def services() -> Services:
+    """The services of this process."""
+    return Services(settings())

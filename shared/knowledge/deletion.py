@@ -1,0 +1,117 @@
+"""Deletion: of one document or of a whole collection, as jobs that may be killed and repeated.
+
+A document is out of sight from the moment its deletion is accepted; the job then removes what is left of
+it. Its record stays as a tombstone, so that an ingestion which comes late cannot bring it back.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from shared.jobs import Job, Jobs, Kind, State, Ticket
+from shared.knowledge.documents import Document, Documents, DocumentState, document_key
+from shared.knowledge.index import VersionRange
+from shared.storage import PARSED, RAW
+
+if TYPE_CHECKING:
+    from shared.knowledge.collections import Collections
+    from shared.knowledge.indexes import Indexes
+    from shared.storage import Storage
+
+
+class Deletion:
+    """The steps of deleting over one storage account and index."""
+
+    def __init__(
+        self,
+        *,
+        storage: Storage,
+        jobs: Jobs,
+        collections: Collections,
+        documents: Documents,
+        indexes: Indexes,
+    ) -> None:
+        self._storage = storage
+        self._jobs = jobs
+        self._collections = collections
+        self._documents = documents
+        self._indexes = indexes
+
+    async def accept_document(
+        self, tenant: str, collection: str, document: str, *, job_id: str, owner: str
+    ) -> Job:
+        """Take a document out of sight and announce the job that removes it; `NotFound` where none is."""
+        await self._collections.get(tenant, collection)
+        await self._documents.get(tenant, collection, document)
+        await self._jobs.put(Ticket(tenant, job_id), "plan", {"document": document})
+        job = await self._jobs.create(
+            tenant,
+            Kind.DELETION,
+            job_id=job_id,
+            title=f"Delete {document}",
+            collection=collection,
+            owner=owner,
+            total=1,
+        )
+        await self._documents.mark_deleted(tenant, collection, document, job_id)
+        return job
+
+    async def accept_collection(self, tenant: str, collection: str, *, job_id: str, owner: str) -> Job:
+        """Close a collection and announce the job that removes it with all that it holds."""
+        await self._collections.get(tenant, collection)
+        await self._jobs.put(Ticket(tenant, job_id), "plan", {"document": None})
+        job = await self._jobs.create(
+            tenant,
+            Kind.DELETION,
+            job_id=job_id,
+            title=f"Delete the collection {collection}",
+            collection=collection,
+            owner=owner,
+        )
+        await self._collections.mark_deleting(tenant, collection)
+        return job
+
+    async def run(self, ticket: Ticket) -> None:
+        """Remove what the job names, and end the job."""
+        job = await self._jobs.begin(ticket)
+        plan = await self._jobs.fetch(ticket, "plan") or {}
+        if plan.get("document") is None:
+            removed = await self._remove_collection(job)
+        else:
+            removed = await self._remove_document(job, plan["document"])
+        await self._jobs.report(ticket, "deletion", published=removed)
+        await self._jobs.finish(ticket, State.SUCCEEDED, counts={"deleted": removed})
+
+    async def _remove_document(self, job: Job, document: str) -> int:
+        record = await self._documents.find(job.tenant, job.collection, document)
+        collection = await self._collections.find(job.tenant, job.collection)
+        if record is None or collection is None or record.job != job.id:
+            return 0  # it was put again after this deletion; that upload's own commit cleans up
+        index = await self._indexes.of(collection.embedding_model)
+        versions = VersionRange(below=record.version)
+        await index.delete_document(job.tenant, job.collection, document, versions)
+        await self._remove_blobs(job.tenant, job.collection, record)
+        return 1
+
+    async def _remove_blobs(self, tenant: str, collection: str, record: Document) -> None:
+        prefix = f"{tenant}/{collection}/{document_key(tenant, collection, record.id)}/"
+        await self._storage.delete_blobs(PARSED, prefix)
+        current = await self._documents.find(tenant, collection, record.id)
+        if current is None or current.state is DocumentState.DELETED:
+            await self._storage.delete_blobs(RAW, prefix)
+
+    async def _remove_collection(self, job: Job) -> int:
+        collection = await self._collections.find(job.tenant, job.collection)
+        if collection is None:
+            return 0
+        index = await self._indexes.of(collection.embedding_model)
+        await index.delete_collection(job.tenant, job.collection)
+        prefix = f"{job.tenant}/{job.collection}/"
+        await self._storage.delete_blobs(RAW, prefix)
+        await self._storage.delete_blobs(PARSED, prefix)
+        removed = 0
+        async for record in self._documents.every(job.tenant, job.collection):
+            removed += record.state is not DocumentState.DELETED
+            await self._documents.remove(record)
+        await self._collections.remove(job.tenant, job.collection)
+        return removed
