@@ -1,0 +1,269 @@
+"""Grounded answers: retrieve, then quote or synthesise, then check, with citations in either case."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from shared.errors import InvalidParameter, NotFound
+from shared.inferencing.calls import CallContext, Usage
+from shared.intelligence import conversations, prompts, quoting, synthesis
+from shared.intelligence.citations import Citation, cite, unfaithful_quotes
+from shared.knowledge.retrieval import embed_beginnings
+
+if TYPE_CHECKING:
+    from shared.identity import Principal
+    from shared.inferencing import Gateway, Model
+    from shared.knowledge.index import Filter
+    from shared.knowledge.retrieval import Found, Passage, Retrieval
+
+NOT_FOUND_TEXT = "Not found in the documents."
+DEFAULT_TOP = 8
+# More passages than this neither fit a prompt nor are they looked through for quotes.
+TOP_MAX = 50
+
+Strategy = Literal["quoting", "synthesis"]
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerRequest:
+    """A question over collections. ``messages`` are ``{"role", "content"}``; the last one asks.
+
+    ``deadline`` is a time of the gateway's clock; ``session`` keeps a conversation on one deployment.
+    """
+
+    collections: Sequence[str]
+    messages: Sequence[Mapping[str, str]]
+    top: int = DEFAULT_TOP
+    filter: Filter | None = None
+    model: str = "chat"
+    max_tokens: int | None = None
+    deadline: float | None = None
+    session: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An answer and what it rests on. ``timings`` are milliseconds: retrieve, generate, first_token, total.
+
+    ``found`` is False where the documents do not answer. ``grounded`` is False where a model's answer cites
+    nothing that was retrieved, or puts words into quotation marks that stand in no passage.
+    """
+
+    id: str
+    text: str
+    found: bool
+    grounded: bool
+    citations: tuple[Citation, ...]
+    strategy: Strategy
+    model: str
+    prompt_version: str
+    usage: Usage
+    timings: Mapping[str, float] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The answer as the API shows it."""
+        return {
+            "id": self.id,
+            "text": self.text,
+            "found": self.found,
+            "grounded": self.grounded,
+            "citations": [citation.to_dict() for citation in self.citations],
+            "strategy": self.strategy,
+            "model": self.model,
+            "prompt_version": self.prompt_version,
+            "usage": {
+                "prompt_tokens": self.usage.prompt_tokens,
+                "completion_tokens": self.usage.completion_tokens,
+                "cached_tokens": self.usage.cached_tokens,
+                "estimated": self.usage.estimated,
+            },
+            "timings_ms": {name: round(value, 1) for name, value in self.timings.items()},
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """The passages that were retrieved, before anything is said about them."""
+
+    passages: tuple[Passage, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """A piece of the answer's text; the pieces together are the text of the final answer."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Final:
+    answer: Answer
+
+
+AnswerEvent = Sources | Delta | Final
+
+
+@dataclass(slots=True)
+class _Told:
+    """What a strategy has come to: filled in while its deltas pass."""
+
+    text: str = ""
+    found: bool = False
+    grounded: bool = True
+    citations: tuple[Citation, ...] = ()
+    usage: Usage = field(default_factory=Usage)
+
+
+class Answers:
+    """Answers questions from the documents that the caller may read."""
+
+    def __init__(self, *, retrieval: Retrieval, gateway: Gateway) -> None:
+        self._retrieval = retrieval
+        self._gateway = gateway
+
+    async def answer(self, principal: Principal, request: AnswerRequest) -> Answer:
+        """The final answer; raises what `stream` raises."""
+        async for event in self.stream(principal, request):
+            if isinstance(event, Final):
+                return event.answer
+        raise AssertionError("a stream of an answer ends with it")
+
+    async def stream(self, principal: Principal, request: AnswerRequest) -> AsyncIterator[AnswerEvent]:
+        """The sources, then the text as it comes, then the final answer.
+
+        Raises `InvalidParameter`, `NotFound` for a collection or model, and what retrieval and gateway
+        raise; `StreamInterrupted` where a model breaks off after its first words.
+        """
+        model = self._model(request.model)
+        conversation = conversations.checked(request.messages)
+        if not 1 <= request.top <= TOP_MAX:
+            raise InvalidParameter(f"top must be 1 to {TOP_MAX}.", parameter="top")
+        strategy: Strategy = "synthesis" if model.can_synthesise else "quoting"
+        version = prompts.load("answer").label if strategy == "synthesis" else quoting.VERSION
+        call = CallContext(
+            tenant=principal.tenant,
+            user=principal.user,
+            purpose="answer",
+            prompt_version=version,
+            deadline=request.deadline,
+            session=request.session,
+        )
+        started = time.perf_counter()
+        found = await self._retrieval.search(
+            principal,
+            request.collections,
+            conversations.standalone(conversation),
+            top=request.top,
+            filter=request.filter,
+            deadline=request.deadline,
+        )
+        retrieved = time.perf_counter()
+        yield Sources(found.passages)
+        told = _Told(usage=found.usage)
+        first: float | None = None
+        if strategy == "synthesis":
+            pieces = self._synthesise(model, request, conversation, found, call, told)
+        else:
+            pieces = self._quote(conversation, found, call, told)
+        async for piece in pieces:
+            first = first or time.perf_counter()
+            yield Delta(piece)
+        ended = time.perf_counter()
+        timings = {
+            "retrieve": (retrieved - started) * 1e3,
+            "generate": (ended - retrieved) * 1e3,
+            "first_token": ((first or ended) - started) * 1e3,
+            "total": (ended - started) * 1e3,
+        }
+        yield Final(
+            Answer(
+                id=f"ans_{uuid.uuid4().hex}",
+                text=told.text,
+                found=told.found,
+                grounded=told.grounded,
+                citations=told.citations,
+                strategy=strategy,
+                model=model.name,
+                prompt_version=version,
+                usage=told.usage,
+                timings=timings,
+            )
+        )
+
+    def _model(self, name: str) -> Model:
+        model = self._gateway.catalogue.models.get(name)
+        if model is None:
+            raise NotFound("model", name)
+        if model.kind != "chat":
+            raise InvalidParameter(f"The model {name!r} does not chat.", parameter="model")
+        return model
+
+    async def _quote(
+        self, conversation: conversations.Conversation, found: Found, call: CallContext, told: _Told
+    ) -> AsyncIterator[str]:
+        candidates = quoting.candidates(found.passages)
+        quotes: list[quoting.Quote] = []
+        if candidates and found.vectors:
+            model, question = next(iter(found.vectors.items()))
+            texts = [candidate.text for candidate in candidates]
+            embedded = await embed_beginnings(self._gateway, model, texts, call=call)
+            told.usage += embedded.usage
+            quotes = quoting.choose(question, candidates, embedded.vectors)
+        told.found = bool(quotes)
+        told.citations = tuple(
+            cite(
+                number,
+                found.passages[quote.candidate.passage],
+                quote.candidate.sentence.start,
+                quote.candidate.sentence.end,
+            )
+            for number, quote in enumerate(quotes, 1)
+        )
+        if not quotes:
+            told.text = NOT_FOUND_TEXT
+            yield told.text
+        for number, quote in enumerate(quotes, 1):
+            piece = quoting.shown(quote.candidate, number)
+            told.text += piece
+            yield piece
+
+    async def _synthesise(
+        self,
+        model: Model,
+        request: AnswerRequest,
+        conversation: conversations.Conversation,
+        found: Found,
+        call: CallContext,
+        told: _Told,
+    ) -> AsyncIterator[str]:
+        max_tokens = request.max_tokens or min(synthesis.DEFAULT_MAX_TOKENS, model.max_output_tokens)
+        passages = synthesis.fitting(found.passages, model, max_tokens)
+        if not passages:
+            told.text = NOT_FOUND_TEXT
+            yield told.text
+            return
+        body = {
+            "messages": synthesis.messages(prompts.load("answer"), passages, conversation),
+            "max_completion_tokens": max_tokens,
+            "stream_options": {"include_usage": True},
+        }
+        checked = synthesis.CheckedText(len(passages))
+        async for chunk in self._gateway.stream(model.name, body, call=call):
+            told.usage += Usage.reported(chunk.get("usage")) or Usage()
+            for choice in chunk.get("choices", ()):
+                if piece := checked.add((choice.get("delta") or {}).get("content") or ""):
+                    yield piece
+        if piece := checked.end():
+            yield piece
+        if checked.absent or not checked.text.strip():
+            told.text = NOT_FOUND_TEXT
+            yield told.text
+            return
+        told.text, told.found = checked.text, True
+        told.citations = tuple(cite(number, passages[number - 1]) for number in checked.cited)
+        texts = [passage.chunk.text for passage in passages]
+        told.grounded = bool(told.citations) and not unfaithful_quotes(told.text, texts)

@@ -1,0 +1,137 @@
+"""Sentences of a chunk, exact to the character: prose, bullet points, lines and table rows."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+# Before these a full stop ends no sentence. Titles, Latin, months, units and references of office texts.
+_ABBREVIATIONS = re.compile(
+    r"mr|mrs|ms|dr|prof|rev|st|sr|jr|gen|col|sgt|capt|lt|hon|pres|gov|sen|rep|e\.g|i\.e|cf|vs|etc|approx|al|ca|"
+    r"nos?|nr|figs?|eq|sec|ch|vols?|pp?|eds?|est|art|para|inc|ltd|co|corp|dept|univ|ave|blvd|rd|"
+    r"jan|feb|mar|apr|jun|jul|aug|sept?|oct|nov|dec|mon|tue|wed|thu|fri|max|min|tel|"
+    r"z\.b|d\.h|u\.a|bzw|evtl|ggf|usw|hr|fr|str|abs"
+)
+_END = re.compile(r"[.!?…]+[\"'”’»)\]]*(?=\s)|[。！？]+[」』”）]*")
+_LAST_WORD = re.compile(r"([^\s(\[\"“']+)$")
+_OPENER = re.compile(r"[\s\"'“‘«(\[*_]*(\S)")
+_ROW = re.compile(r"[ \t]*\|.*\|[ \t]*")
+_RULE = re.compile(r"[ \t]*\|?[ \t]*:?-{2,}:?[ \t]*(?:\|[ \t]*:?-{2,}:?[ \t]*)*\|?[ \t]*")
+_BULLET = re.compile(r"[ \t]*(?:[-*+•‣◦·–]|\(?\d{1,3}[.)]|\(?[a-z][.)])[ \t]+")
+_HEADING = re.compile(r"[ \t]{0,3}#{1,6}[ \t]+")
+_FIELDS = re.compile(r"[^\s:;|][^:;|]{0,60}: \S")
+_TERMINAL = re.compile(r"[.!?:;…。！？][\"'”’»)\]*_]*\s*$")
+# A wrapped line of prose is about this long; a shorter one that does not end a sentence stands by itself.
+_WRAPPED_LINE_CHARACTERS = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Sentence:
+    """``text[start:end]`` of the text it was found in. ``kind``: "prose", "row" or "heading".
+
+    ``header`` is the header row of the Markdown table that a row belongs to.
+    """
+
+    start: int
+    end: int
+    kind: str
+    header: str = ""
+
+
+def split(text: str) -> list[Sentence]:
+    """The sentences of ``text`` in order, without outer white space; together they hold all its words."""
+    found: list[Sentence] = []
+    for start, end in _blocks(text):
+        found += _block(text, start, end)
+    return found
+
+
+def _blocks(text: str) -> Iterator[tuple[int, int]]:
+    start = 0
+    for gap in re.finditer(r"\n[ \t]*\n\s*", text):
+        if gap.start() > start:
+            yield start, gap.start()
+        start = gap.end()
+    if start < len(text):
+        yield start, len(text)
+
+
+def _lines(text: str, start: int, end: int) -> list[tuple[int, int]]:
+    lines = re.finditer(r"[^\n]+", text[start:end])
+    return [(start + line.start(), start + line.end()) for line in lines if line[0].strip()]
+
+
+def _block(text: str, start: int, end: int) -> Iterator[Sentence]:
+    lines = _lines(text, start, end)
+    header = ""
+    if len(lines) > 1 and _ROW.fullmatch(text[slice(*lines[0])]) and _RULE.fullmatch(text[slice(*lines[1])]):
+        header = text[slice(*lines[0])].strip()
+    run: tuple[int, int] | None = None
+    for line in lines:
+        kind = _line_kind(text[slice(*line)])
+        if kind == "rule":
+            continue
+        if run is not None and kind == "prose" and _continues(text[slice(*run)], text[slice(*line)]):
+            run = run[0], line[1]
+            continue
+        if run is not None:
+            yield from _prose(text, *run)
+            run = None
+        if kind == "prose":
+            run = line
+        else:
+            yield _trimmed(text, *line, kind, header if kind == "row" else "")
+    if run is not None:
+        yield from _prose(text, *run)
+
+
+def _line_kind(line: str) -> str:
+    if _HEADING.match(line):
+        return "heading"
+    if _RULE.fullmatch(line):
+        return "rule"
+    if _ROW.fullmatch(line) or len(_FIELDS.findall(line)) > 1:
+        return "row"
+    return "prose"
+
+
+def _continues(before: str, line: str) -> bool:
+    """Whether ``line`` goes on with the prose ``before`` it, which a line break merely wraps."""
+    if _BULLET.match(line):
+        return False
+    last = before.rpartition("\n")[2].strip()
+    stripped = line.strip()
+    if stripped[0].islower():
+        return True
+    return len(last) >= _WRAPPED_LINE_CHARACTERS
+
+
+def _prose(text: str, start: int, end: int) -> Iterator[Sentence]:
+    first = start
+    for match in _END.finditer(text, start, end):
+        if match.end() < end and _ends_sentence(text, first, match, end):
+            yield _trimmed(text, first, match.end(), "prose")
+            first = match.end()
+    if text[first:end].strip():
+        yield _trimmed(text, first, end, "prose")
+
+
+def _ends_sentence(text: str, first: int, match: re.Match[str], end: int) -> bool:
+    opener = _OPENER.match(text, match.end(), end)
+    if opener is None:
+        return False
+    if match[0][0] != ".":
+        return not opener[1].islower()
+    word = _LAST_WORD.search(text, first, match.start())
+    last = word[1].lower() if word else ""
+    if _ABBREVIATIONS.fullmatch(last) or (len(last) == 1 and last.isalpha() and word and word[1].isupper()):
+        return False
+    is_ordinal = last.isdigit() and len(last) <= 2 and not text[first : match.start()].strip().count(" ")
+    return not is_ordinal and not opener[1].islower()
+
+
+def _trimmed(text: str, start: int, end: int, kind: str, header: str = "") -> Sentence:
+    piece = text[start:end]
+    lead = len(piece) - len(piece.lstrip())
+    return Sentence(start + lead, start + len(piece.rstrip()), kind, header)

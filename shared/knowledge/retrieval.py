@@ -1,0 +1,267 @@
+"""Retrieval: the passages of a tenant's collections that answer a query, as one caller may see them.
+
+The index trims by tenant, collection and readers. What it cannot know is which version of a document is
+visible now: the records tell, and they are read after the search. A hit of a version that has meanwhile
+been replaced shows that the index was searched too early, so it is searched again; a hit of a version that
+is not visible yet, or no longer, is left out and replaced by the next in rank.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Literal
+
+from shared.errors import InvalidParameter, PromptTooLong
+from shared.inferencing.calls import CallContext, Usage
+from shared.knowledge.index.protocol import MAX_TOP, FacetValue, SearchRequest
+
+if TYPE_CHECKING:
+    from shared.identity import Principal
+    from shared.inferencing import Embedded, Gateway
+    from shared.knowledge.collections import Collections
+    from shared.knowledge.documents import Document, Documents
+    from shared.knowledge.index import Filter, Hit, IndexedChunk
+    from shared.knowledge.indexes import Indexes
+
+Mode = Literal["hybrid", "keyword", "vector"]
+
+# Chunks asked for beyond those wanted: a document of ordinary size has about as many in two versions.
+SPARE_CHUNKS = 8
+# How often a search is repeated, wider or later; a document that changes faster than this is not ingested.
+SEARCHES_MAX = 4
+# Tokens are not spread evenly over a text that is cut by characters.
+CUT_MARGIN = 0.05
+# k of reciprocal rank fusion: Cormack, Clarke, Büttcher, "Reciprocal Rank Fusion" (2009).
+RRF_K = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """A chunk of the visible version of a document, and how well it matches.
+
+    ``score`` compares passages of one answer only. ``caption`` and ``reranker_score`` come from a semantic
+    ranker, where the index has one.
+    """
+
+    chunk: IndexedChunk
+    score: float
+    caption: str | None = None
+    reranker_score: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a search found. ``timings`` are in milliseconds: ``embed`` and ``search``.
+
+    ``vectors`` holds the query's vector for each embedding model that was asked. ``count`` and ``facets``
+    are the index's own: while a version is being replaced they count chunks of both.
+    """
+
+    passages: tuple[Passage, ...]
+    count: int | None = None
+    facets: Mapping[str, tuple[FacetValue, ...]] = field(default_factory=dict)
+    semantic: bool = False
+    vectors: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    usage: Usage = field(default_factory=Usage)
+    timings: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class _Answered:
+    """One index's answer, cut down to visible versions."""
+
+    hits: list[Hit]
+    count: int | None
+    facets: Mapping[str, tuple[FacetValue, ...]]
+    semantic: bool
+
+
+class Retrieval:
+    """Searches the collections of a tenant."""
+
+    def __init__(
+        self, *, collections: Collections, documents: Documents, indexes: Indexes, gateway: Gateway
+    ) -> None:
+        self._collections = collections
+        self._documents = documents
+        self._indexes = indexes
+        self._gateway = gateway
+
+    async def search(
+        self,
+        principal: Principal,
+        collections: Sequence[str],
+        query: str,
+        *,
+        top: int = 8,
+        skip: int = 0,
+        filter: Filter | None = None,
+        facets: Sequence[str] = (),
+        count: bool = False,
+        mode: Mode = "hybrid",
+        semantic: bool = False,
+        deadline: float | None = None,
+    ) -> Found:
+        """The passages ranked from ``skip`` on, at most ``top``; a blank query lists chunks unranked.
+
+        Collections with different embedding models are searched one by one and merged by reciprocal rank.
+        Raises `NotFound` for a collection that the caller's tenant does not have, `InvalidParameter`,
+        `InvalidFilter`, and what the gateway and the index raise: a search that asks for vectors and cannot
+        have them fails.
+        """
+        wanted = skip + top
+        if top < 0 or skip < 0 or wanted > MAX_TOP:
+            raise InvalidParameter(f"skip and top must add up to 0 to {MAX_TOP}.", parameter="top")
+        if mode not in ("hybrid", "keyword", "vector"):
+            raise InvalidParameter("mode must be 'hybrid', 'keyword' or 'vector'.", parameter="mode")
+        by_model = await self._by_embedding_model(principal.tenant, collections)
+        started = time.perf_counter()
+        vectors: Mapping[str, Sequence[float]] = {}
+        usage = Usage()
+        if query.strip() and mode != "keyword":
+            vectors, usage = await self._embed(principal, list(by_model), query, deadline)
+        embedded = time.perf_counter()
+        request = SearchRequest(
+            tenant=principal.tenant,
+            collections=(),
+            readers=principal.readers,
+            text=query if query.strip() and mode != "vector" else None,
+            filter=filter,
+            facets=tuple(facets),
+            count=count,
+            semantic=semantic and mode != "vector" and bool(query.strip()),
+        )
+        answers = await asyncio.gather(
+            *(
+                self._visible(
+                    model, replace(request, collections=tuple(names), vector=vectors.get(model)), wanted
+                )
+                for model, names in by_model.items()
+            )
+        )
+        return Found(
+            passages=tuple(
+                Passage(hit.chunk, hit.score, hit.caption, hit.reranker_score)
+                for hit in _merged([answer.hits for answer in answers])[skip:wanted]
+            ),
+            count=sum(answer.count or 0 for answer in answers) if count else None,
+            facets=_merged_facets([answer.facets for answer in answers]),
+            semantic=bool(answers) and all(answer.semantic for answer in answers),
+            vectors=vectors,
+            usage=usage,
+            timings={
+                "embed": (embedded - started) * 1e3,
+                "search": (time.perf_counter() - embedded) * 1e3,
+            },
+        )
+
+    async def _by_embedding_model(self, tenant: str, names: Sequence[str]) -> dict[str, list[str]]:
+        if not names:
+            raise InvalidParameter("Name at least one collection.", parameter="collections")
+        found = await asyncio.gather(*(self._collections.get(tenant, name) for name in dict.fromkeys(names)))
+        by_model: dict[str, list[str]] = {}
+        for collection in found:
+            by_model.setdefault(collection.embedding_model, []).append(collection.name)
+        return by_model
+
+    async def _embed(
+        self, principal: Principal, models: Sequence[str], query: str, deadline: float | None
+    ) -> tuple[Mapping[str, Sequence[float]], Usage]:
+        call = CallContext(tenant=principal.tenant, user=principal.user, purpose="query", deadline=deadline)
+        embedded = await asyncio.gather(
+            *(embed_beginnings(self._gateway, model, [query], call=call) for model in models)
+        )
+        vectors = {model: one.vectors[0] for model, one in zip(models, embedded, strict=True)}
+        return vectors, sum((one.usage for one in embedded), Usage())
+
+    async def _visible(self, model: str, request: SearchRequest, wanted: int) -> _Answered:
+        """The first ``wanted`` hits of visible versions, where there are so many."""
+        index = await self._indexes.of(model)
+        asked = min(MAX_TOP, wanted + SPARE_CHUNKS) if wanted else 0
+        searches = 0
+        while True:
+            searches += 1
+            result = await index.search(replace(request, top=asked))
+            records = await self._records(request.tenant, result.hits)
+            hits = [hit for hit in result.hits if _is_visible(hit, records)]
+            complete = len(hits) >= wanted or len(result.hits) < asked or asked == MAX_TOP
+            overtaken = searches == 1 and any(_is_overtaken(hit, records) for hit in result.hits)
+            if (complete and not overtaken) or searches == SEARCHES_MAX:
+                return _Answered(hits, result.count, result.facets, result.semantic)
+            if not complete:
+                asked = min(MAX_TOP, asked * 4)
+
+    async def _records(self, tenant: str, hits: Sequence[Hit]) -> dict[tuple[str, str], Document]:
+        documents: dict[str, set[str]] = {}
+        for hit in hits:
+            documents.setdefault(hit.chunk.collection, set()).add(hit.chunk.document)
+        found = await asyncio.gather(
+            *(self._documents.find_all(tenant, name, ids) for name, ids in documents.items())
+        )
+        return {
+            (name, document): record
+            for name, records in zip(documents, found, strict=True)
+            for document, record in records.items()
+        }
+
+
+async def embed_beginnings(
+    gateway: Gateway, model: str, texts: Sequence[str], *, call: CallContext
+) -> Embedded:
+    """A vector for each text; for one that is longer than the model sees, the vector of its beginning."""
+    cut = list(texts)
+    while True:
+        try:
+            return await gateway.embed(model, cut, call=call)
+        except PromptTooLong as error:
+            if not {"index", "tokens", "limit"} <= error.extra.keys():
+                raise
+            index = error.extra["index"]
+            share = error.extra["limit"] / error.extra["tokens"] * (1 - CUT_MARGIN)
+            cut[index] = cut[index][: int(len(cut[index]) * share)]
+            if not cut[index].strip():
+                raise
+
+
+_Records = Mapping[tuple[str, str], "Document"]
+
+
+def _is_visible(hit: Hit, records: _Records) -> bool:
+    record = records.get((hit.chunk.collection, hit.chunk.document))
+    return record is not None and record.visible == hit.chunk.version
+
+
+def _is_overtaken(hit: Hit, records: _Records) -> bool:
+    record = records.get((hit.chunk.collection, hit.chunk.document))
+    return record is not None and record.visible > hit.chunk.version
+
+
+def _merged(rankings: Sequence[list[Hit]]) -> list[Hit]:
+    """One ranking: scores of different embedding models cannot be compared, their ranks can."""
+    if len(rankings) == 1:
+        return rankings[0]
+    ranked = [
+        replace(hit, score=1 / (RRF_K + rank)) for ranking in rankings for rank, hit in enumerate(ranking, 1)
+    ]
+    return sorted(ranked, key=lambda hit: (-hit.score, hit.chunk.id))
+
+
+def _merged_facets(
+    facets: Sequence[Mapping[str, tuple[FacetValue, ...]]],
+) -> dict[str, tuple[FacetValue, ...]]:
+    if len(facets) == 1:
+        return dict(facets[0])
+    sums: dict[str, Counter[str | int]] = {}
+    for answer in facets:
+        for name, values in answer.items():
+            counter = sums.setdefault(name, Counter())
+            for value in values:
+                counter[value.value] += value.count
+    return {
+        name: tuple(FacetValue(value, count) for value, count in counter.most_common())
+        for name, counter in sums.items()
+    }
