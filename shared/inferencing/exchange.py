@@ -14,7 +14,7 @@ from shared.errors import InvalidRequest
 from .calls import Usage
 from .catalogue import Api, Deployment, Timeouts
 from .events import EventDecoder
-from .faults import DeploymentFault, FaultKind, classify_error_event, classify_status
+from .faults import DeploymentFault, FaultKind, Rejected, classify_error_event, classify_status
 from .wire import Wire, WireResponse
 
 # How long a finished stream may take to close its body, for the connection to be used again.
@@ -82,7 +82,7 @@ class StreamAnswer:
         self._gap_seconds: float | None = None  # until it has begun, the limit of the try bounds the wait
         self._gap_seconds_once_begun = gap_seconds
         self._decoder = EventDecoder()
-        self._ready: deque[Chunk] = deque()
+        self._ready: deque[Chunk | DeploymentFault | Rejected] = deque()
         self._finished = False
         self._done = False
         self.usage: Usage | None = None
@@ -105,7 +105,10 @@ class StreamAnswer:
                 await self._drain()
                 return None
             await self._read(longest_wait)
-        return self._ready.popleft()
+        chunk = self._ready.popleft()
+        if isinstance(chunk, Exception):
+            raise chunk
+        return chunk
 
     def close(self) -> None:
         self._response.close()
@@ -129,7 +132,11 @@ class StreamAnswer:
             if data == b"[DONE]":
                 self._done = True
                 return
-            self._ready.append(self._parse(data))
+            try:
+                self._ready.append(self._parse(data))
+            except (DeploymentFault, Rejected) as error:
+                self._ready.append(error)  # once the chunks before it are read
+                return
 
     def _parse(self, data: bytes) -> Chunk:
         try:

@@ -69,6 +69,9 @@ class Upstream:
     def hits(self) -> int:
         return len(self.requests)
 
+    async def list_models(self, request: web.Request) -> web.Response:
+        return web.json_response({"object": "list", "data": []})
+
     async def handle(self, request: web.Request) -> web.StreamResponse:
         body = json.loads(await request.read())
         self.requests.append(body)
@@ -158,7 +161,7 @@ async def serving(*names: str) -> AsyncIterator[list[Upstream]]:
         for name in names:
             upstream = Upstream(name)
             app = web.Application()
-            app.router.add_get("/{tail:.*}", lambda _: web.json_response({"object": "list", "data": []}))
+            app.router.add_get("/{tail:.*}", upstream.list_models)
             app.router.add_post("/{tail:.*}", upstream.handle)
             runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
             runners.append(runner)
