@@ -224,7 +224,8 @@ class BlobListener:
         log.error("blob_poisoned", extra={"fields": fields})
 
     def _warn_unreachable(self, error: BaseException | None) -> None:
-        fields = {"container": self._container, "error": type(error).__name__}
+        detail = (str(error).splitlines() or [""])[0]
+        fields = {"container": self._container, "error": type(error).__name__, "detail": detail}
         log.warning("blob_container_unreachable", extra={"fields": fields})
 
 

@@ -64,7 +64,11 @@ class Connections:
             options = {
                 "connection_timeout": CONNECTION_TIMEOUT_SECONDS,
                 "read_timeout": READ_TIMEOUT_SECONDS,
+                # The SDK's own first pause is 15 s, made for a service far away.
                 "retry_total": 2,
+                "initial_backoff": 1,
+                "increment_base": 1,
+                "random_jitter_range": 0,
             }
             if connection_string is not None:
                 self._clients[key] = make.from_connection_string(connection_string, **options)

@@ -177,13 +177,23 @@ async def _sdk_request(plan: Plan, request: Request, values: Mapping[str, str]) 
             query[name] = f"{query[name]},{value}" if name in query else value
     data = {
         "method": Datum(request.method, "string"),
-        "url": Datum(str(request.url), "string"),
+        "url": Datum(_url(request), "string"),
         "headers": _strings(headers),
         "query": _strings(query),
         "params": _strings(values),
         "body": Datum(await request.body(), "bytes"),
     }
     return plan.trigger.decode(Datum(data, "http"), {})
+
+
+def _url(request: Request) -> str:
+    """The address as it was asked for, escapes and all."""
+    scope = request.scope
+    path, query = (
+        scope["raw_path"].split(b"?", 1)[0].decode("latin-1"),
+        scope["query_string"].decode("latin-1"),
+    )
+    return f"{scope['scheme']}://{request.headers.get('host', '')}{path}{'?' + query if query else ''}"
 
 
 def _strings(values: Mapping[str, str]) -> dict[str, Datum]:

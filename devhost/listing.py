@@ -4,11 +4,11 @@ The storage SDK builds a full object of some fifty fields for every blob it list
 list call is made here directly and its XML read as it stands.
 """
 
-import xml.etree.ElementTree as ElementTree
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import parse_qsl, unquote
+from xml.etree import ElementTree
 
 import aiohttp
 
@@ -28,7 +28,7 @@ class ContainerListing:
         self._prefix = prefix
         self._session: aiohttp.ClientSession | None = None
         self._signature = ""
-        self._signed_until = datetime.min.replace(tzinfo=UTC)
+        self._sign_again = datetime.fromtimestamp(0, UTC)
 
     async def pages(self) -> AsyncIterator[list[tuple[str, str]]]:
         """Yields page after page. A missing container has none; other failures raise ClientError."""
@@ -76,20 +76,17 @@ class ContainerListing:
         return self._container.url, headers
 
     def _sign(self, credential: Any) -> dict[str, str]:
-        from urllib.parse import parse_qsl
-
         from azure.storage.blob import ContainerSasPermissions, generate_container_sas
 
         now = datetime.now(UTC)
-        # Renewed at half of its life; the start lies back so that a clock that is behind does not refuse it.
-        if now > self._signed_until - SIGNATURE_LIFETIME / 2:
-            self._signed_until = now + SIGNATURE_LIFETIME
+        if now >= self._sign_again:
+            self._sign_again = now + SIGNATURE_LIFETIME / 2
             self._signature = generate_container_sas(
                 credential.account_name,
                 self._container.container_name,
                 account_key=credential.account_key,
                 permission=ContainerSasPermissions(list=True),
-                expiry=self._signed_until,
+                expiry=now + SIGNATURE_LIFETIME,
             )
         return dict(parse_qsl(self._signature))
 
