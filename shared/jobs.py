@@ -337,8 +337,9 @@ class Jobs:
         async for row in self._storage.query_rows(PROGRESS_TABLE, ticket.instance):
             for name, number in row.items():
                 if isinstance(number, int) and not isinstance(number, bool):
-                    # "embedded.0007" is the seventh batch's share of "embedded"
-                    sums[name.partition(".")[0]] = sums.get(name.partition(".")[0], 0) + number
+                    # "embedded_0007" is the seventh batch's share of "embedded"
+                    kind = name.partition("_")[0]
+                    sums[kind] = sums.get(kind, 0) + number
         return sums
 
     # --- blobs of an attempt ---
