@@ -203,11 +203,13 @@ def _cite(citation: Citation, terminal: Terminal) -> None:
 
 def _summary(answer: Answer) -> str:
     """Where the answer came from, and how long it took."""
-    parts = [answer.model or "no model", answer.strategy] if answer.found else ["not found in the documents"]
-    parts += [
-        f"{name.removesuffix('_ms').replace('_', ' ')} {value:.0f} ms"
-        for name, value in answer.timings.items()
-    ]
+    caution = "" if answer.grounded else "rests on no passage: check it"
+    parts = (
+        [answer.model or "no model", answer.strategy, caution]
+        if answer.found
+        else ["not found in the documents"]
+    )
+    parts += [f"{name.replace('_', ' ')} {value:.0f} ms" for name, value in answer.timings_ms.items()]
     return plain(", ".join(part for part in parts if part))
 
 

@@ -103,12 +103,12 @@ class Jobs:
 
     def outcomes(self, job: str) -> Iterator[Outcome]:
         """What became of each document of an ingestion, page by page."""
-        after = None
+        number = None
         while True:
-            page = self._transport.call("GET", f"{_path(job)}/result", query={"after": after}).json()
+            page = self._transport.call("GET", f"{_path(job)}/result", query={"page": number}).json()
             yield from map(Outcome.from_dict, page.get("items", ()))
-            after = page.get("next")
-            if not after:
+            number = page.get("next")
+            if not number:
                 return
 
 

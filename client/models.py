@@ -271,16 +271,21 @@ class Citation:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A grounded answer; ``found`` is False when the documents do not hold one."""
+    """An answer from the documents; ``found`` is False when they do not hold one.
+
+    ``grounded`` is False where a model's text rests on nothing that was retrieved: do not trust it.
+    ``timings_ms`` are milliseconds by step.
+    """
 
     text: str
     found: bool = False
+    grounded: bool = True
     id: str = ""
     strategy: str = ""
     citations: tuple[Citation, ...] = ()
     model: str = ""
     usage: Mapping[str, Any] = field(default_factory=dict)
-    timings: Mapping[str, float] = field(default_factory=dict)
+    timings_ms: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Answer:

@@ -15,7 +15,7 @@ ANSWER = {
     "citations": [
         {"number": 1, "document": "travel.md", "page": 2, "quote": "book early", "headings": ["Travel"]}
     ],
-    "timings": {"retrieve_ms": 12},
+    "timings_ms": {"retrieve": 12},
 }
 STREAM = events(
     ("sources", {"passages": [{"number": 1, "document": "travel.md", "text": "book early"}]}),

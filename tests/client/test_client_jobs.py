@@ -110,4 +110,4 @@ def test_outcomes_and_jobs_come_from_all_pages(service: Service, groundwork: Gro
     )
     assert [one.state for one in groundwork.jobs.outcomes("j1")] == ["indexed", "failed"]
     assert [one.state for one in groundwork.jobs.list()] == ["running", "failed"]
-    assert [seen.target.partition("?")[2] for seen in service.seen] == ["", "after=2", "", "after=list%3A9"]
+    assert [seen.target.partition("?")[2] for seen in service.seen] == ["", "page=2", "", "after=list%3A9"]
