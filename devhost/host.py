@@ -87,6 +87,10 @@ class Host:
     def functions(self) -> list[AppFunction]:
         return [plan.function for plan in self._plans.values()]
 
+    def function(self, name: str) -> AppFunction:
+        """The function of that name; KeyError when the app has none."""
+        return self._plans[name].function
+
     async def start(self) -> None:
         """Start the Durable engine and every listener."""
         if self._engine is not None:
@@ -168,7 +172,7 @@ class Host:
             options = DurableOptions.from_host_json(dict(self._options.host_json), settings)
         except ValueError as error:
             raise SettingsError(str(error)) from error
-        return Engine(functions, database, options, invoke_activity=self._invoke_activity)
+        return Engine(functions, database, options, invoke_activity=self.invoke_activity)
 
     def _durable_client(self) -> str:
         if self._client_text is None:
@@ -176,7 +180,7 @@ class Host:
             self._client_text = str(self._engine.client_binding(self._base_url))
         return self._client_text
 
-    async def _invoke_activity(
+    async def invoke_activity(
         self, function: Any, payload: str | None, context: dict[str, Any]
     ) -> str | None:
         """Runs an activity for the engine: JSON text in, JSON text out, by the SDK's own converter."""

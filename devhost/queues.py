@@ -24,7 +24,8 @@ POISON_SUFFIX = "-poison"
 # How long a message stays hidden once fetched; renewed while its function runs. The Functions host takes
 # ten minutes. A laptop's host is killed and restarted all the time, and this is how long work waits then.
 LEASE_SECONDS = 30
-RENEW_EVERY_SECONDS = 10
+# A lease is renewed well before its end: two renewals may fail before the message is seen by others.
+RENEWALS_PER_LEASE = 3
 # First step of the polling back-off (QueuePollingIntervals.Minimum of the storage extension).
 MIN_POLLING_INTERVAL_SECONDS = 0.1
 # How long to wait when the storage server does not answer.
@@ -41,12 +42,14 @@ class QueueListener:
         connections: Connections,
         bindings: Bindings,
         invoker: Invoker,
+        *,
+        lease_seconds: int = LEASE_SECONDS,
     ) -> None:
         trigger = plan.function.trigger
         service = connections.queues(trigger.connection)
         name = bindings.resolve(trigger.queue_name)
         self._plan, self._options, self._bindings, self._invoker = plan, options, bindings, invoker
-        self._name = name
+        self._name, self._lease_seconds = name, lease_seconds
         self._queue = service.get_queue_client(name)
         self._poison = service.get_queue_client(name + POISON_SUFFIX)
         self.running: set[asyncio.Task[None]] = set()
@@ -94,7 +97,7 @@ class QueueListener:
             pages = self._queue.receive_messages(
                 messages_per_page=self._options.batch_size,
                 max_messages=self._options.batch_size,
-                visibility_timeout=LEASE_SECONDS,
+                visibility_timeout=self._lease_seconds,
             )
             async for message in pages:
                 fetched += 1
@@ -161,9 +164,9 @@ class QueueListener:
 
     async def _renew(self, message: Any) -> None:
         while True:
-            await asyncio.sleep(RENEW_EVERY_SECONDS)
+            await asyncio.sleep(self._lease_seconds / RENEWALS_PER_LEASE)
             try:
-                await self._update_visibility(message, LEASE_SECONDS)
+                await self._update_visibility(message, self._lease_seconds)
             except Exception as error:
                 fields = {**self._fields(message), "error": type(error).__name__}
                 log.warning("queue_lease_not_renewed", extra={"fields": fields})

@@ -13,7 +13,7 @@ PROBE = "import sys; print(*sys.version_info[:2])"
 
 
 def find_python313() -> Path | None:
-    """An interpreter that really is Python 3.13: the running one, pyenv's, one on PATH, or the py launcher's."""
+    """An interpreter that really is Python 3.13: the running one, pyenv's, PATH's, or the py launcher's."""
     if sys.version_info[:2] == (3, 13):
         return Path(sys.executable)
     return next((Path(command[0]) for command in _candidates() if _is_313(command)), None) or _from_launcher()

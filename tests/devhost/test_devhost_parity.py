@@ -6,16 +6,20 @@ The worker library needs Python 3.13, so it runs in a process of its own, in the
 
 import json
 import subprocess
-from datetime import UTC, datetime
 
 import pytest
 from azure.functions.decorators.utils import StringifyEnumJsonEncoder
-from azure.functions.durable_functions import ActivityTriggerConverter, OrchestrationTriggerConverter
+from azure.functions.durable_functions import OrchestrationTriggerConverter
 from azure.functions.meta import Datum
 from devhost_process import APPS, running_host
 from python313 import ENVIRONMENT, PROJECT, find_python313
 
+from devhost.durable import wire
+from devhost.durable.wire import EventType
 from devhost.functions import load_functions
+from devhost.host import Host
+from devhost.keys import HostKeys
+from devhost.settings import HostOptions
 
 APP = APPS / "streaming"
 EPISODE = PROJECT / "tests" / "devhost" / "worker_episode.py"
@@ -39,44 +43,25 @@ ACTIVITIES = {
 }
 
 
-def event(kind, number, **fields):
-    moment = datetime(2026, 1, 1, tzinfo=UTC).isoformat().replace("+00:00", "Z")
-    return {"EventType": kind, "EventId": number, "IsPlayed": False, "Timestamp": moment, **fields}
-
-
-def episode(*later):
-    """What the host sends an orchestrator: its history so far."""
-    start = [
-        event(12, -1),
-        event(0, -1, Name="add_up", Version="", Input="[1, 2]", ParentInstance=None, Tags=None),
-    ]
-    return json.dumps(
-        {
-            "history": [*start, *later],
-            "input": "[1, 2]",
-            "instanceId": "fixed",
-            "isReplaying": False,
-            "parentInstanceId": None,
-            "upperSchemaVersion": 1,
-            "upperSchemaVersionNew": 2,
-            "longRunningTimerIntervalDuration": "3.00:00:00",
-            "maximumShortTimerDuration": "6.00:00:00",
-            "defaultHttpAsyncRequestSleepTimeMillseconds": 30000,
-        }
-    )
-
-
-FINISHED = [
-    event(4, 0, Name="double", Input="1", Version=None),
-    event(4, 1, Name="double", Input="2", Version=None),
-    event(13, -1),
-    event(12, -1),
-    event(5, -1, TaskScheduledId=0, Result="2"),
-    event(5, -1, TaskScheduledId=1, Result="4"),
+STARTED = [
+    wire.event(EventType.ORCHESTRATOR_STARTED, 0.0),
+    wire.event(EventType.EXECUTION_STARTED, 0.0, Name="add_up", Version="", Input=json.dumps([1, 2])),
 ]
+FINISHED = [
+    wire.event(EventType.ORCHESTRATOR_STARTED, 1.0),
+    wire.completed(0, "2", 1.0),
+    wire.completed(1, "4", 1.0),
+]
+
+
+def episode(*events):
+    """What the engine sends an orchestrator with that history."""
+    return wire.orchestration_context("fixed", None, json.dumps(json.dumps([1, 2])), events)
+
+
 EPISODES = {
-    "first episode": {"function": "add_up", "as": "string", "input": episode()},
-    "last episode": {"function": "add_up", "as": "string", "input": episode(*FINISHED)},
+    "first episode": {"function": "add_up", "as": "string", "input": episode(*STARTED)},
+    "last episode": {"function": "add_up", "as": "string", "input": episode(*STARTED, *FINISHED)},
 }
 
 
@@ -135,14 +120,11 @@ def test_both_answer_an_http_call_alike(worker, host, call):
 
 
 @pytest.mark.parametrize("name", ACTIVITIES)
-async def test_both_run_an_activity_alike(worker, functions, name):
-    step = ACTIVITIES[name]
-    function = functions[step["function"]]
-    value = ActivityTriggerConverter.decode(Datum(step["input"], step["as"]), trigger_metadata={})
-    result = function.user_function(**{function.trigger.name: value})
-    result = await result if function.is_async else result
-    ours = ActivityTriggerConverter.encode(result, expected_type=None).value
-    assert {"result": ours} == worker["answers"][name]
+async def test_both_run_an_activity_alike(worker, tmp_path, name):
+    step, keys = ACTIVITIES[name], HostKeys("m", "d", "s")
+    ours = Host(APP, tmp_path, HostOptions(), {}, keys, "http://127.0.0.1:1")
+    result = await ours.invoke_activity(ours.function(step["function"]), step["input"], {})
+    assert {"result": result} == worker["answers"][name]
 
 
 @pytest.mark.parametrize("name", EPISODES)
