@@ -17,11 +17,9 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
-
-import azure.durable_functions as df
 
 from devhost.durable import DurableOptions, Engine
+from devhost.functions import load_functions
 
 FAN_OUTS = (500, 5_000, 10_000)
 RUNS = 3
@@ -35,6 +33,24 @@ BAR_REPLAYS = 2
 CONCURRENT_ACTIVITIES = 10
 
 
+# An orchestrator that fans out as wide as its input says, over an activity that does nothing.
+APP = """
+import azure.durable_functions as df
+
+app = df.DFApp()
+
+@app.activity_trigger(input_name="x")
+async def nothing(x: int) -> int:
+    return x
+
+@app.orchestration_trigger(context_name="context")
+def fan_out(context: df.DurableOrchestrationContext):
+    width = context.get_input()
+    results = yield context.task_all([context.call_activity("nothing", i) for i in range(width)])
+    return len(results)
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class Figures:
     width: int
@@ -44,39 +60,10 @@ class Figures:
     history_bytes: float
 
 
-def functions() -> list[SimpleNamespace]:
-    """An orchestrator that fans out as wide as its input says, over an activity that does nothing."""
-    app = df.DFApp()
-
-    @app.activity_trigger(input_name="x")
-    async def nothing(x: int) -> int:
-        return x
-
-    @app.orchestration_trigger(context_name="context")
-    def fan_out(context: df.DurableOrchestrationContext):
-        width = context.get_input()
-        results = yield context.task_all([context.call_activity("nothing", i) for i in range(width)])
-        return len(results)
-
-    listed = []
-    for function in app.get_functions():
-        code = function.get_user_function()
-        trigger = function.get_trigger()
-        listed.append(
-            SimpleNamespace(
-                name=function.get_function_name(),
-                kind=trigger.type,
-                trigger=trigger,
-                user_function=code,
-                is_async=asyncio.iscoroutinefunction(code),
-            )
-        )
-    return listed
-
-
 async def measure(width: int, directory: Path) -> Figures:
     options = DurableOptions(max_concurrent_activities=CONCURRENT_ACTIVITIES)
-    engine = Engine(functions(), directory / f"{width}-{time.monotonic_ns()}.db", options)
+    (directory / "function_app.py").write_text(APP)
+    engine = Engine(load_functions(directory), directory / f"{width}-{time.monotonic_ns()}.db", options)
     await engine.start()
     try:
         await _fan_out(engine, 3)

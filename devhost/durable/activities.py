@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections import OrderedDict, deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from . import wire
@@ -56,6 +57,7 @@ class Activities:
         self._feed = asyncio.Event()
         self._ready = asyncio.Event()
         self._flush = asyncio.Event()
+        self._quiet = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._stopping = False
         self.running = 0
@@ -71,9 +73,10 @@ class Activities:
     async def stop(self) -> None:
         """Start nothing more, let what runs finish for a while, commit what finished."""
         self._stopping = True
-        deadline = asyncio.get_running_loop().time() + STOP_GRACE_SECONDS
-        while self.running and asyncio.get_running_loop().time() < deadline:
-            await asyncio.sleep(0.01)
+        if self.running:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(STOP_GRACE_SECONDS):
+                    await self._quiet.wait()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -92,7 +95,7 @@ class Activities:
         for activity in self._turn.pop(instance_id, ()):
             self._held.discard(activity.seq)
 
-    # -- feeding ------------------------------------------------------------------------------------------
+    # -- feeding ----------------------------------------------------------------------------------
 
     async def _feeder(self) -> None:
         while True:
@@ -138,7 +141,7 @@ class Activities:
             self._feed.set()
         return activity
 
-    # -- running ------------------------------------------------------------------------------------------
+    # -- running ----------------------------------------------------------------------------------
 
     async def _worker(self) -> None:
         while True:
@@ -153,6 +156,8 @@ class Activities:
                 asyncio.get_running_loop().call_later(STORAGE_RETRY_SECONDS, self._feed.set)
             finally:
                 self.running -= 1
+                if self._stopping and not self.running:
+                    self._quiet.set()
             await asyncio.sleep(0)  # an activity that never waits must not keep the loop from others
 
     async def _run(self, activity: Activity) -> None:

@@ -22,7 +22,7 @@ from .functions import AppFunction, Functions
 from .http_calls import HttpCaller
 from .invocation import InvokeActivity, converter_invocation
 from .options import DurableOptions
-from .orchestrations import Orchestrations
+from .orchestrations import CACHED_INSTANCES, Orchestrations
 from .rewind import rewind
 from .store import Effects, Instance, Query, Store
 from .wire import EventType, Status
@@ -51,9 +51,10 @@ class Stats:
 class Engine:
     """Runs the orchestrators, activities and entities among `functions`; keeps all state in `database`.
 
-    Payloads are JSON texts. `invoke_activity` calls one activity with its encoded input and returns the encoded
-    result; by default the SDK's own converters are used and plain functions run on `activity_threads` threads.
-    `clock` gives seconds since the epoch. Raises DatabaseInUse when another process holds the database.
+    Payloads are JSON texts. `invoke_activity` calls one activity with its encoded input and returns the
+    encoded result; by default the SDK's own converters are used and plain functions run on
+    `activity_threads` threads. `cached_instances` are kept in memory between steps. `clock` gives seconds
+    since the epoch. Raises DatabaseInUse when another process holds the database.
     """
 
     def __init__(
@@ -64,10 +65,11 @@ class Engine:
         *,
         invoke_activity: InvokeActivity | None = None,
         activity_threads: int = ACTIVITY_THREADS,
+        cached_instances: int = CACHED_INSTANCES,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.options = options or DurableOptions()
-        # The SDK's client reaches the engine over HTTP without a key: a path that nobody can guess takes its place.
+        # The SDK's client sends no key: a path that nobody can guess takes its place.
         self.rpc_token = secrets.token_urlsafe(24)
         self.system_key = secrets.token_urlsafe(24)
         self._functions = Functions(functions)
@@ -78,7 +80,7 @@ class Engine:
         self._http = HttpCaller(self.options.http_poll_milliseconds, clock)
         self._orchestrations = Orchestrations(
             self._functions, self._call, self._store, self._apply,
-            self.options.max_concurrent_orchestrators, self.options.default_version, clock,
+            self.options.max_concurrent_orchestrators, self.options.default_version, cached_instances, clock,
         )  # fmt: skip
         self._activities = Activities(
             self._functions, self._call, self._store, self._orchestrations.receive,
@@ -94,7 +96,7 @@ class Engine:
         self._clock_task: asyncio.Task[None] | None = None
         self._waiters: dict[str, set[asyncio.Event]] = {}
 
-    # -- life ---------------------------------------------------------------------------------------------
+    # -- life -------------------------------------------------------------------------------------
 
     async def start(self) -> None:
         """Take up all work that the database holds."""
@@ -142,7 +144,7 @@ class Engine:
             for waiter in self._waiters.get(instance_id, ()):
                 waiter.set()
 
-    # -- time ---------------------------------------------------------------------------------------------
+    # -- time -------------------------------------------------------------------------------------
 
     def _timer_set(self, due: float) -> None:
         if self._next_due is None or due < self._next_due:
@@ -159,7 +161,8 @@ class Engine:
                 log.error("durable.timers_failed", exc_info=error)
                 wait = CLOCK_CHECK_SECONDS
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._timers_changed.wait(), wait)
+                async with asyncio.timeout(wait):
+                    await self._timers_changed.wait()
 
     async def _fire_due(self) -> float:
         """Fire what is due; return after how many seconds to look again."""
@@ -177,7 +180,7 @@ class Engine:
             self._activities.added(instance_id)
         self._next_due = await self._call(self._store.next_due)
 
-    # -- instances ----------------------------------------------------------------------------------------
+    # -- instances --------------------------------------------------------------------------------
 
     async def start_instance(
         self,
@@ -234,7 +237,8 @@ class Engine:
         try:
             if not (await self.instance(instance_id)).finished:
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(waiter.wait(), timeout_seconds)
+                    async with asyncio.timeout(timeout_seconds):
+                        await waiter.wait()
             return await self.instance(instance_id)
         finally:
             waiting.discard(waiter)
@@ -288,7 +292,7 @@ class Engine:
                 await self._rewind(failed[task], reason)
 
     async def restart(self, instance_id: str, *, new_id: bool = True) -> str:
-        """Start an instance's function again with the same input. Raises InstanceNotFound, InstanceRunning."""
+        """Start an instance's function again with its input. Raises InstanceNotFound, InstanceRunning."""
         earlier = await self.instance(instance_id)
         return await self.start_instance(
             earlier.name, None if new_id else instance_id, earlier.input, earlier.version
@@ -302,7 +306,7 @@ class Engine:
             self._orchestrations.forget(instance_id)
         return len(purged)
 
-    # -- entities -----------------------------------------------------------------------------------------
+    # -- entities ---------------------------------------------------------------------------------
 
     async def signal_entity(self, name: str, key: str, operation: str, payload: str) -> None:
         """`payload` is the JSON of the text that the SDK decodes. Raises UnknownFunction."""
@@ -322,7 +326,7 @@ class Engine:
         """(name, key, state, last operation) in the order of name and key."""
         return await self._call(self._store.entities, name.lower() if name else None, after, limit)
 
-    # -- observation --------------------------------------------------------------------------------------
+    # -- observation ------------------------------------------------------------------------------
 
     async def stats(self) -> dict[str, Any]:
         """See Stats."""
@@ -339,7 +343,7 @@ class Engine:
         )
 
     def client_binding(self, base_url: str) -> str:
-        """The JSON that a `durableClient` binding hands to the SDK, for a host that is reached at `base_url`."""
+        """The JSON that a `durableClient` binding hands to the SDK, for a host reached at `base_url`."""
         from .routes import client_binding
 
         return client_binding(self, base_url)

@@ -122,7 +122,7 @@ class Entities:
         self._apply(await self._call(self._store.finish_operations, entity, state, answers, signals, at))
 
     def _failed(self, entity: EntityKey, error: Exception) -> None:
-        """The function or the engine failed on the whole batch: try again; in the end its callers get the error."""
+        """The whole batch failed: try again; in the end its callers get the error."""
         tries = self._tries[entity] = self._tries.get(entity, 0) + 1
         log.error("durable.entity_failed", exc_info=error, extra={"entity": entity[0], "try": tries})
         if tries >= BATCH_TRIES and not isinstance(error, sqlite3.OperationalError):

@@ -18,7 +18,7 @@ InvokeActivity = Callable[[AppFunction, str | None, dict[str, Any]], Awaitable[s
 
 
 def converter_invocation(pool: ThreadPoolExecutor) -> InvokeActivity:
-    """An invocation for activities that need their trigger's input only: async on the loop, sync in `pool`."""
+    """Invokes activities with their trigger's input alone: async ones on the loop, others in `pool`."""
 
     async def invoke(function: AppFunction, payload: str | None, context: dict[str, Any]) -> str | None:
         value = ActivityTriggerConverter.decode(Datum(payload or "null", "json"), trigger_metadata=context)

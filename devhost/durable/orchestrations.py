@@ -35,7 +35,7 @@ log = logging.getLogger("devhost.durable")
 HTTP_ACTIVITY = "BuiltIn::HttpActivity"
 # Encoded history kept in memory over all instances; what is evicted is read again from the database.
 CACHE_BYTES = 32 * 1024 * 1024
-CACHE_INSTANCES = 1000
+CACHED_INSTANCES = 1000
 # How often a step that fails inside the engine is tried before the instance fails, and the first pause.
 STEP_TRIES = 5
 STEP_RETRY_SECONDS = 0.1
@@ -168,6 +168,7 @@ class Orchestrations:
         apply: Callable[[Effects], None],
         workers: int,
         default_version: str,
+        cached_instances: int,
         clock: Callable[[], float],
     ) -> None:
         self._functions = functions
@@ -176,6 +177,7 @@ class Orchestrations:
         self._apply = apply
         self._workers = workers
         self._default_version = default_version
+        self._cached_instances = cached_instances
         self._clock = clock
         self._cache: OrderedDict[str, Live] = OrderedDict()
         self._bytes = 0
@@ -228,7 +230,7 @@ class Orchestrations:
         if not suspended:
             self.wake(instance_id)
 
-    # -- workers ------------------------------------------------------------------------------------------
+    # -- workers ----------------------------------------------------------------------------------
 
     async def _work(self) -> None:
         while True:
@@ -288,14 +290,14 @@ class Orchestrations:
         return live
 
     def _evict(self) -> None:
-        while self._bytes > CACHE_BYTES or len(self._cache) > CACHE_INSTANCES:
+        while self._bytes > CACHE_BYTES or len(self._cache) > self._cached_instances:
             oldest = next((i for i in self._cache if i not in self._busy), None)
             if oldest is None or len(self._cache) == 1:
                 return
             self.forget(oldest)
 
     def _step_failed(self, instance_id: str, error: Exception) -> None:
-        """The engine's own step failed: nothing of it was committed. Try again, and in the end say why not."""
+        """The engine's own step failed and nothing of it was committed: try again, in the end say why not."""
         self.forget(instance_id)
         tries = self._tries[instance_id] = self._tries.get(instance_id, 0) + 1
         log.error("durable.step_failed", exc_info=error, extra={"instance": instance_id, "try": tries})
@@ -316,7 +318,7 @@ class Orchestrations:
             self._apply(await self._call(self._store.commit, step))
         del self._beyond[instance_id]
 
-    # -- one step -----------------------------------------------------------------------------------------
+    # -- one step ---------------------------------------------------------------------------------
 
     async def _step(self, live: Live, *, replay: bool) -> None:
         instance = live.instance
@@ -418,7 +420,7 @@ class Orchestrations:
                 live.plan.work.append(Work(task.id, task))
         live.again = []
 
-    # -- new work -----------------------------------------------------------------------------------------
+    # -- new work ---------------------------------------------------------------------------------
 
     def _start_work(self, step: Step, live: Live, events: list[str]) -> None:
         assert live.instance is not None
@@ -438,7 +440,7 @@ class Orchestrations:
                 task.action = None  # its input is stored with the work from here on
 
     def _missing(self, task: Task) -> str | None:
-        """Why the task cannot start at all: like the extension, calling an unknown function fails the caller."""
+        """Why the task cannot start at all: calling an unknown function fails the caller, as in Azure."""
         if task.kind in wire.ACTIVITIES and self._functions.activity(task.name) is None:
             return self._functions.missing(task.name, "activity")
         if task.kind in wire.SUB_ORCHESTRATIONS and self._functions.orchestrator(task.name) is None:
@@ -473,7 +475,7 @@ class Orchestrations:
         )
 
     def _send(self, step: Step, live: Live, task_id: int, task: Task, events: list[str]) -> None:
-        """Queue an entity operation; a call also leaves an EventSent, by which the SDK learns the request's id."""
+        """Queue an entity operation; a call leaves an EventSent, which tells the SDK the request's id."""
         action = task.action
         assert action is not None
         request = str(uuid.uuid4())

@@ -1,9 +1,10 @@
 """The plan of one orchestration: which actions it has asked for, which ids they bear, what it waits for.
 
-The SDK sends all actions since the start, without ids, after every replay. Ids follow from order: each action
-takes the next number when the orchestrator first asks for it, and a failed attempt of a retried task takes one
-for its back-off timer and one for the next attempt. `Plan` repeats that numbering from the same events, and so
-knows without running the orchestrator when it can go on: a `task_all` of 10,000 needs one replay, not 10,000.
+The SDK sends all actions since the start, without ids, after every replay. Ids follow from order: each
+action takes the next number when the orchestrator first asks for it, and a failed attempt of a retried task
+takes one for its back-off timer and one for the next attempt. `Plan` repeats that numbering from the same
+events, and so knows without running the orchestrator when it can go on: a `task_all` of 10,000 needs one
+replay, not 10,000.
 
 Two rules of the Functions extension are kept, so that an app behaves here as it does in Azure:
 - it awaits each yielded step in turn: a step starts when the step before it is done (`_release`);
@@ -34,8 +35,8 @@ class Task:
     """A node of the plan: one action, or a `task_all` / `task_any` over several."""
 
     __slots__ = (
-        "action", "attempt", "attempts", "backing_off", "children", "done", "failed", "first_id", "id", "kind",
-        "left", "name", "parent", "released", "step",
+        "action", "attempt", "attempts", "backing_off", "children", "done", "failed", "first_id", "id",
+        "kind", "left", "name", "parent", "released", "step",
     )  # fmt: skip
 
     def __init__(self, kind: int, name: str, parent: Task | None, step: int) -> None:
@@ -75,7 +76,7 @@ class Plan:
         self._released = 0
         self._inputs_known = True
 
-    # -- what the orchestrator asked for ------------------------------------------------------------------
+    # -- what the orchestrator asked for ----------------------------------------------------------
 
     def adopt(self, actions: list[dict[str, Any]]) -> list[Any]:
         """Take the actions of a replay; return the shape of those that are new (see `_shape`).
@@ -130,8 +131,8 @@ class Plan:
                 self._confirm(child, child_action)
             if len(children) != len(task.children):
                 raise NonDeterministic(
-                    f"{_history(next(_leaves(task), task))} as one of {len(task.children)} tasks that are awaited "
-                    f"together, the replay asked for {len(children)}"
+                    f"{_history(next(_leaves(task), task))} as one of {len(task.children)} tasks that are "
+                    f"awaited together, the replay asked for {len(children)}"
                 )
             return
         if not task.done and (not task.released or kind in RETRIED):
@@ -141,7 +142,7 @@ class Plan:
             self.cancelled.append(task.id)
             self._finish(task, failed=False)
 
-    # -- starting -----------------------------------------------------------------------------------------
+    # -- starting ---------------------------------------------------------------------------------
 
     def _release(self) -> None:
         """Start each step whose predecessor is done."""
@@ -184,7 +185,7 @@ class Plan:
         """The entity call `task_id` went out under `request_id`, by which its answer will come."""
         self.open[request_id] = self.open.pop(task_id)
 
-    # -- what has happened --------------------------------------------------------------------------------
+    # -- what has happened ------------------------------------------------------------------------
 
     def takes_id(self, kind: int, key: int | str) -> bool:
         """Whether this event makes the SDK take an id: then what it asked for before must be known first."""
@@ -195,7 +196,7 @@ class Plan:
 
     @property
     def needs_inputs(self) -> bool:
-        """The plan came from history and a retried task is open: its options are known after a replay only."""
+        """The plan came from history and a retried task is open: a replay has to tell its options."""
         return not self._inputs_known and any(task.kind in RETRIED for task in self.open.values())
 
     def settle(self, kind: int, key: int | str) -> None:
@@ -244,8 +245,8 @@ class Plan:
     def _finish(self, task: Task, *, failed: bool) -> None:
         """Finish a task, and see whether the orchestrator can go on.
 
-        It awaits the last step it asked for. Once that is done, or a `task_all` in it has failed, it may await
-        any earlier task again: the actions do not tell.
+        It awaits the last step it asked for. Once that is done, or a `task_all` in it has failed, it may
+        await any earlier task again: the actions do not tell.
         """
         step = self.steps[task.step]
         awaited = task.step == len(self.steps) - 1 and not step.done and not step.failed
@@ -311,7 +312,7 @@ def event_key(event: dict[str, Any]) -> tuple[int, int | str] | None:
     return (event["EventType"], event[field]) if field else None
 
 
-# -- shapes: actions as history keeps them, [kind, name, attempts, repetitions] or [kind, [children]] --------
+# -- shapes: actions as history keeps them, [kind, name, attempts, repetitions] or [kind, [children]]
 
 
 @dataclass(frozen=True, slots=True)

@@ -94,7 +94,7 @@ def _management_urls(engine: Engine, base_url: str, instance_id: str) -> dict[st
     }
 
 
-# -- who may call ---------------------------------------------------------------------------------------------
+# -- who may call --------------------------------------------------------------------------------
 
 
 def _endpoint(handle: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
@@ -125,7 +125,7 @@ async def _internal(
     return await handler(engine, request, base_url(), True)
 
 
-# -- payloads -------------------------------------------------------------------------------------------------
+# -- payloads ------------------------------------------------------------------------------------
 
 
 async def _json_body(request: Request) -> str | None:
@@ -183,7 +183,7 @@ def _read_token(request: Request) -> list[Any] | None:
     return values
 
 
-# -- orchestrators and instances ------------------------------------------------------------------------------
+# -- orchestrators and instances -----------------------------------------------------------------
 
 
 async def _orchestrators(engine: Engine, request: Request, base_url: str, from_sdk: bool) -> Response:
@@ -323,7 +323,7 @@ async def _raise_event(engine: Engine, request: Request, base_url: str, from_sdk
     return Response(status_code=202)
 
 
-# -- entities -------------------------------------------------------------------------------------------------
+# -- entities ------------------------------------------------------------------------------------
 
 
 async def _entities(engine: Engine, request: Request, base_url: str, from_sdk: bool) -> Response:

@@ -53,7 +53,7 @@ def document(instance: Instance, *, show_input: bool = True) -> dict[str, Any]:
 def history_events(
     rows: list[tuple[str, str | None]], instance: Instance, *, show_output: bool
 ) -> list[dict[str, Any]]:
-    """The history as the management API shows it: completions with name and schedule, open tasks as scheduled.
+    """The history as the management API shows it: what completed with its schedule, what is open.
 
     History stores what was asked for, not what was scheduled; that follows from replaying the plan.
     """

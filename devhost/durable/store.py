@@ -224,7 +224,7 @@ class Store:
             raise
         self._db.execute("commit")
 
-    # -- instances ----------------------------------------------------------------------------------------
+    # -- instances --------------------------------------------------------------------------------
 
     def instance(self, instance_id: str) -> Instance | None:
         row = self._db.execute("select * from instances where id=?", (instance_id,)).fetchone()
@@ -263,7 +263,8 @@ class Store:
             "select events, asked from history where instance=? order by step", (instance_id,)
         ).fetchall()
         inbox = self._db.execute(
-            "select seq, instance, execution, events from inbox where instance=? and due is null order by seq",
+            "select seq, instance, execution, events from inbox where instance=? and due is null"
+            " order by seq",
             (instance_id,),
         )
         return Loaded(instance, history, [_received(*row) for row in inbox])
@@ -294,11 +295,12 @@ class Store:
     def history_size(self, instance_id: str) -> int:
         """Bytes of history stored for an instance."""
         return self._db.execute(
-            "select coalesce(sum(length(events) + length(coalesce(asked, ''))), 0) from history where instance=?",
+            "select coalesce(sum(length(events) + length(coalesce(asked, ''))), 0) from history"
+            " where instance=?",
             (instance_id,),
         ).fetchone()[0]
 
-    # -- a step of an orchestration -----------------------------------------------------------------------
+    # -- a step of an orchestration ---------------------------------------------------------------
 
     def commit(self, step: Step) -> Effects:
         """Apply one step, unless its execution has ended in the meantime (then `committed` is false)."""
@@ -412,7 +414,7 @@ class Store:
         )
         effects.started.append(step.instance)
 
-    # -- events -------------------------------------------------------------------------------------------
+    # -- events -----------------------------------------------------------------------------------
 
     def _receive(self, instance_id: str, execution: str | None, events: str) -> Received:
         cursor = self._db.execute(
@@ -456,7 +458,7 @@ class Store:
         )
         return [Instance(*row) for row in rows]
 
-    # -- control ------------------------------------------------------------------------------------------
+    # -- control ----------------------------------------------------------------------------------
 
     def terminate(self, instance_id: str, reason: str, at: float) -> Effects:
         """End an instance and, below it, its running sub-orchestrations; drop their queued activities."""
@@ -510,7 +512,7 @@ class Store:
             )
             return Effects(received=[self._receive(instance_id, instance.execution, event)])
 
-    # -- activities ---------------------------------------------------------------------------------------
+    # -- activities -------------------------------------------------------------------------------
 
     def instances_with_activities(self) -> list[str]:
         rows = self._db.execute(
@@ -578,7 +580,7 @@ class Store:
                 self._db.execute("delete from activities where seq=?", (seq,))
         return [row[1] for row in rows]
 
-    # -- entities -----------------------------------------------------------------------------------------
+    # -- entities ---------------------------------------------------------------------------------
 
     def entity(self, name: str, key: str) -> str | None:
         row = self._db.execute("select state from entities where name=? and key=?", (name, key)).fetchone()

@@ -186,7 +186,7 @@ def orchestrator_state(text: str) -> OrchestratorState:
 def orchestrator_failure(error: BaseException) -> OrchestratorState:
     """The state inside an orchestrator's exception.
 
-    The user's own message may contain the label too, so each occurrence is tried until one is followed by JSON.
+    The user's own message may contain the label too: each one is tried until JSON follows.
     """
     text = str(error)
     position = text.find(FAILURE_LABEL)

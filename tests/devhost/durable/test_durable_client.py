@@ -20,7 +20,7 @@ async def web() -> AsyncIterator[aiohttp.ClientSession]:
         yield session
 
 
-# -- the SDK's client -----------------------------------------------------------------------------------------
+# -- the SDK's client ----------------------------------------------------------------------------
 
 
 async def test_the_client_starts_a_fan_out_and_reads_its_result(
@@ -106,7 +106,7 @@ async def test_the_client_signals_and_reads_entities(host: Host, client: Durable
     await host.until(there)
 
 
-# -- the management API ---------------------------------------------------------------------------------------
+# -- the management API --------------------------------------------------------------------------
 
 
 async def test_the_management_api_asks_for_its_key(base_url: str, web: aiohttp.ClientSession) -> None:

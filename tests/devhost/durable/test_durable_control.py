@@ -18,7 +18,7 @@ async def _is(host: Host, instance_id: str, status: str) -> bool:
     return await host.status(instance_id) == status
 
 
-# -- starting -------------------------------------------------------------------------------------------------
+# -- starting ------------------------------------------------------------------------------------
 
 
 async def test_starting_an_id_that_runs_is_an_error_and_leaves_the_instance_alone(host: Host) -> None:
@@ -42,7 +42,7 @@ async def test_many_starts_of_one_id_at_once_start_one(host: Host) -> None:
     assert sum(isinstance(result, InstanceRunning) for result in results) == 19
 
 
-# -- terminate ------------------------------------------------------------------------------------------------
+# -- terminate -----------------------------------------------------------------------------------
 
 
 async def test_terminate_ends_the_instance_with_its_reason_and_drops_queued_activities(host: Host) -> None:
@@ -95,7 +95,7 @@ async def test_control_of_a_finished_or_unknown_instance_is_refused(host: Host) 
         await host.engine.raise_event("done", "go", "1")
 
 
-# -- suspend and resume ---------------------------------------------------------------------------------------
+# -- suspend and resume --------------------------------------------------------------------------
 
 
 async def test_a_suspended_instance_keeps_its_events_and_goes_on_when_resumed(host: Host) -> None:
@@ -141,7 +141,7 @@ async def test_a_suspended_instance_can_be_terminated(host: Host) -> None:
     assert await host.status(started) == "Terminated"
 
 
-# -- rewind ---------------------------------------------------------------------------------------------------
+# -- rewind --------------------------------------------------------------------------------------
 
 
 async def test_rewind_runs_again_only_what_failed(host: Host) -> None:
@@ -185,7 +185,7 @@ async def test_rewind_of_a_running_instance_is_refused(host: Host) -> None:
         await host.engine.rewind(started, "why")
 
 
-# -- restart and purge ----------------------------------------------------------------------------------------
+# -- restart and purge ---------------------------------------------------------------------------
 
 
 async def test_restart_runs_the_same_input_under_a_new_or_the_same_id(host: Host) -> None:
@@ -220,7 +220,7 @@ async def test_purge_by_filter_deletes_what_matches(host: Host) -> None:
     assert [i.id for i in await host.engine.query(Query())] == ["a"]
 
 
-# -- queries --------------------------------------------------------------------------------------------------
+# -- queries -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

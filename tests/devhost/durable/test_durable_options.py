@@ -1,6 +1,7 @@
 """The durableTask section of host.json."""
 
 import pytest
+
 from devhost.durable import DurableOptions
 
 

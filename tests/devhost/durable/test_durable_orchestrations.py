@@ -2,10 +2,11 @@
 
 import asyncio
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
-from durable_host import Host, output
+from durable_host import Host, output, running
 
 
 async def test_a_fan_out_returns_the_results_in_the_order_of_the_tasks(host: Host) -> None:
@@ -61,7 +62,7 @@ async def test_the_input_and_the_version_reach_the_orchestrator(host: Host) -> N
     assert output(await host.finished(started)) == {"input": {"a": [1]}, "version": "2.0", "parent": None}
 
 
-# -- retries --------------------------------------------------------------------------------------------------
+# -- retries -------------------------------------------------------------------------------------
 
 
 async def test_a_failed_activity_is_retried_until_it_succeeds(host: Host) -> None:
@@ -94,7 +95,7 @@ async def test_what_follows_a_failed_task_all_is_not_confused_with_a_siblings_re
     assert host.app.calls["sibling"] == 3
 
 
-# -- failures -------------------------------------------------------------------------------------------------
+# -- failures ------------------------------------------------------------------------------------
 
 
 async def test_a_failed_activity_fails_the_orchestrator_with_its_reason(host: Host) -> None:
@@ -126,7 +127,7 @@ async def test_a_mistake_of_the_app_fails_the_instance_and_is_named(
     assert reason in instance.output
 
 
-# -- sub-orchestrations ---------------------------------------------------------------------------------------
+# -- sub-orchestrations --------------------------------------------------------------------------
 
 
 async def test_sub_orchestrations_run_under_a_given_or_a_derived_id(host: Host) -> None:
@@ -153,7 +154,7 @@ async def test_a_sub_orchestration_whose_id_is_running_fails_in_its_parent(host:
     assert await host.status("gated-child") == "Running"
 
 
-# -- events ---------------------------------------------------------------------------------------------------
+# -- events --------------------------------------------------------------------------------------
 
 
 async def test_an_event_beats_its_timeout_and_the_timer_is_cancelled(host: Host) -> None:
@@ -184,7 +185,7 @@ async def test_events_that_come_before_the_first_step_are_kept(host: Host) -> No
     assert output(await host.finished(started)) == [1, 2]
 
 
-# -- continue-as-new ------------------------------------------------------------------------------------------
+# -- continue-as-new -----------------------------------------------------------------------------
 
 
 async def test_continue_as_new_starts_over_with_a_new_input_and_an_empty_history(host: Host) -> None:
@@ -214,7 +215,7 @@ async def test_a_late_completion_of_an_earlier_execution_does_not_count(host: Ho
     assert output(await host.finished(started)) == "through second"
 
 
-# -- status and entities --------------------------------------------------------------------------------------
+# -- status and entities -------------------------------------------------------------------------
 
 
 async def test_the_custom_status_is_shown_while_the_orchestrator_waits(host: Host) -> None:
@@ -279,3 +280,34 @@ async def _entity(host: Host, key: str, expected: str) -> bool:
 
 async def _queued(host: Host, count: int) -> bool:
     return (await host.engine.stats())["pending"]["activities"] >= count
+
+
+async def test_an_entity_that_fails_as_a_whole_gives_its_callers_the_error(host: Host) -> None:
+    assert "Entity 'broken' failed: TypeError" in output(await host.run("calls_broken_entity"))
+    assert (await host.engine.stats())["pending"]["operations"] == 0
+
+
+async def test_calling_an_unknown_entity_fails_the_caller(host: Host) -> None:
+    instance = await host.run("calls_unknown_entity")
+    assert instance.status == "Failed"
+    assert "'nothing' doesn't exist" in instance.output
+
+
+async def test_more_instances_than_are_kept_in_memory_all_complete(tmp_path: Path) -> None:
+    """Instances that wait are evicted, and read again when something happens to them."""
+    items = [{"key": f"k{n}", "succeeds_at": 2 + n % 2} for n in range(4)]
+    async with running(tmp_path / "hub.db", cached_instances=3) as host:
+        for n in range(20):
+            await host.start("two_names", None, f"i{n}")
+        await host.start("retries", items, "retries")
+        await host.until(lambda: _replayed(host, 20))
+        for n in range(20):
+            await host.engine.raise_event(f"i{n}", "a", "1")
+        for n in range(20):
+            await host.engine.raise_event(f"i{n}", "b", "2")
+            assert output(await host.finished(f"i{n}")) == [1, 2]
+        assert len(output(await host.finished("retries"))) == 4
+
+
+async def _replayed(host: Host, count: int) -> bool:
+    return (await host.engine.stats())["replays"] >= count

@@ -12,13 +12,14 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from devhost.durable import DatabaseInUse, Engine
-from devhost.functions import load_functions
 from durable_host import APP, Host, listening, output, running, sdk_input
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+
+from devhost.durable import DatabaseInUse, Engine
+from devhost.functions import load_functions
 
 PROJECT = Path(__file__).parents[3]
 HOST_PROCESS = """
@@ -59,7 +60,7 @@ async def test_a_killed_host_resumes_and_runs_each_activity_at_least_once(tmp_pa
     """Kill at random times until the work is done: nothing is lost, little is repeated."""
     database, file = tmp_path / "hub.db", tmp_path / "runs"
     file.touch()
-    count, kills = 60, 4
+    count, kills = 60, 3
     async with running(database) as host:
         given = {"count": count, "seconds": 0.02, "file": str(file)}
         await host.engine.start_instance("marks", "marks", sdk_input(given))
@@ -143,7 +144,7 @@ async def _seen(calls: list[str], count: int) -> bool:
     return len(calls) >= count
 
 
-# -- a second host --------------------------------------------------------------------------------------------
+# -- a second host -------------------------------------------------------------------------------
 
 
 async def test_a_second_process_on_the_database_is_refused(tmp_path: Path) -> None:
@@ -163,7 +164,7 @@ async def test_a_second_engine_in_the_same_process_is_refused(host: Host, tmp_pa
         Engine(load_functions(APP), tmp_path / "hub.db")
 
 
-# -- clocks ---------------------------------------------------------------------------------------------------
+# -- clocks --------------------------------------------------------------------------------------
 
 
 class Clock:
@@ -209,7 +210,7 @@ async def _timers(host: Host, count: int) -> bool:
     return (await host.engine.stats())["pending"]["timers"] == count
 
 
-# -- faults of the engine itself ------------------------------------------------------------------------------
+# -- faults of the engine itself -----------------------------------------------------------------
 
 
 async def test_a_step_that_fails_inside_the_engine_is_tried_again(
@@ -235,9 +236,7 @@ async def test_an_instance_that_the_engine_cannot_handle_fails_with_the_reason(t
         damaged.execute("update history set asked='[[77]]' where instance='damaged'")
         damaged.execute(
             "insert into inbox(instance, events) values('damaged', ?)",
-            (
-                '{"EventType":15,"EventId":-1,"IsPlayed":false,"Timestamp":"20260101T000000Z","Name":"a","Input":"1"}',
-            ),
+            ('{"EventType":15,"EventId":-1,"Timestamp":"20260101T000000Z","Name":"a","Input":"1"}',),
         )
     damaged.close()
     async with running(database) as host:
@@ -247,7 +246,7 @@ async def test_an_instance_that_the_engine_cannot_handle_fails_with_the_reason(t
         assert "The engine failed 5 times on this instance" in instance.output
 
 
-# -- determinism ----------------------------------------------------------------------------------------------
+# -- determinism ---------------------------------------------------------------------------------
 
 
 async def test_a_changed_orchestrator_fails_by_name_instead_of_going_wrong(tmp_path: Path) -> None:

@@ -86,10 +86,10 @@ def fan_out(context: df.DurableOrchestrationContext):
 
 @app.orchestration_trigger(context_name="context")
 def sequence(context: df.DurableOrchestrationContext):
-    results = []
+    results = {}
     for name in context.get_input():
-        results.append((yield context.call_activity("note", name)))
-    return results
+        results[name] = yield context.call_activity("note", name)
+    return list(results.values())
 
 
 @app.orchestration_trigger(context_name="context")
@@ -230,10 +230,10 @@ def event_or_timeout(context: df.DurableOrchestrationContext):
 @app.orchestration_trigger(context_name="context")
 def three_events(context: df.DurableOrchestrationContext):
     yield context.call_activity("gated", f"{context.instance_id}-gate")
-    received = []
-    for _ in range(3):
-        received.append((yield context.wait_for_external_event("item")))
-    return received
+    first = yield context.wait_for_external_event("item")
+    second = yield context.wait_for_external_event("item")
+    third = yield context.wait_for_external_event("item")
+    return [first, second, third]
 
 
 @app.orchestration_trigger(context_name="context")
@@ -412,3 +412,21 @@ def counter(context: df.DurableEntityContext):
 @app.durable_client_input(client_name="client")
 async def client(req: func.HttpRequest, client) -> func.HttpResponse:
     raise RuntimeError("the tests call the SDK's client themselves")
+
+
+@app.orchestration_trigger(context_name="context")
+def calls_broken_entity(context: df.DurableOrchestrationContext):
+    try:
+        yield context.call_entity(df.EntityId("broken", "k"), "anything")
+    except Exception as error:
+        return str(error)
+
+
+@app.orchestration_trigger(context_name="context")
+def calls_unknown_entity(context: df.DurableOrchestrationContext):
+    yield context.call_entity(df.EntityId("nothing", "k"), "anything")
+
+
+@app.entity_trigger(context_name="context")
+def broken(context: df.DurableEntityContext):
+    context.set_state({1, 2})  # a set has no JSON: the SDK fails on the whole batch
