@@ -26,12 +26,13 @@ from devhost.state import ListenerState, Receipt
 log = logging.getLogger(__name__)
 
 POISON_QUEUE = "webjobs-blobtrigger-poison"
-# A scan costs the storage server more than us and grows with the container. The pause after one is at least
-# this, and long enough to keep scanning under a tenth of the time when nothing changes.
+# A scan costs the storage server more than us and grows with the container. When nothing changes the pause
+# grows from the first to the second figure, or to twice the scan's own time for a large container: a third of
+# one core at the very most, and a new blob still waits for little longer than one scan.
 MIN_PAUSE_SECONDS = 0.25
 MAX_IDLE_PAUSE_SECONDS = 0.75
-IDLE_PAUSE_PER_SCAN_SECOND = 9.0
-LONGEST_PAUSE_SECONDS = 10.0
+IDLE_PAUSE_PER_SCAN_SECOND = 2.0
+LONGEST_PAUSE_SECONDS = 5.0
 OUTAGE_RETRY_SECONDS = 1.0
 # Between tries of a failing blob, doubled each time: 0.2, 0.4, 0.8, 1.6 s.
 FIRST_RETRY_SECONDS = 0.2
@@ -111,7 +112,7 @@ class BlobListener:
             await asyncio.sleep(pause)
 
     def _next_pause(self, pause: float, found: bool, scan_seconds: float) -> float:
-        """Short after a scan that found something; else growing, and never a tenth of the time or more."""
+        """Short after a scan that found something; else growing, and in proportion to what a scan takes."""
         if found:
             return max(MIN_PAUSE_SECONDS, scan_seconds)
         calm = min(max(MIN_PAUSE_SECONDS, pause * 1.5), MAX_IDLE_PAUSE_SECONDS)
