@@ -18,7 +18,7 @@ class _Object(list[tuple[str, Any]]):
 
 
 def read(content: bytes, limits: ParseLimits, media: Media) -> ParsedDocument:
-    text = read_text(content)
+    text = read_text(content, limits)
     records = _records(text, limits) if media is Media.JSONL else [_load(text, limits)]
     builder = TextBuilder(limits)
     for record in records:
@@ -46,11 +46,15 @@ def _load(text: str, limits: ParseLimits, first_line: int = 1) -> Any:
 
 def _blocks(value: Any, limits: ParseLimits) -> Iterator[str]:
     """Yield the lines of each record of a top-level array, or of the whole value, as one block."""
-    if isinstance(value, list) and not isinstance(value, _Object):
+    if _is_array(value):
         for index, item in enumerate(value):
-            yield "\n".join(_lines(f"[{index}]" if isinstance(item, list) else "", item, limits))
+            yield "\n".join(_lines(f"[{index}]" if _is_array(item) else "", item, limits))
     else:
         yield "\n".join(_lines("", value, limits))
+
+
+def _is_array(value: Any) -> bool:
+    return isinstance(value, list) and not isinstance(value, _Object)
 
 
 def _lines(path: str, value: Any, limits: ParseLimits) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from email import policy
 from email.message import EmailMessage, Message
 from email.parser import BytesParser
@@ -18,11 +19,16 @@ _SHOWN_HEADERS = ("From", "To", "Cc", "Date")
 # Real messages have a few kilobytes of headers; Exchange Online refuses more than 256 KB of them.
 _HEADER_BYTES = 256 * 1024
 
+_MULTIPART = re.compile(rb"^content-type:\s*multipart/", re.I | re.M)
+
 
 def read(content: bytes, limits: ParseLimits, media: Media) -> ParsedDocument:
     head = content[: _HEADER_BYTES + 1].replace(b"\r\n", b"\n").lstrip(b"\n")
     if b"\n\n" not in head and len(content) > _HEADER_BYTES:
         raise DocumentTooComplex("The message's headers are too long.", limit=_HEADER_BYTES)
+    if sum(1 for _ in _MULTIPART.finditer(content)) > limits.nesting_depth:
+        # Before they are parsed: that takes time that grows with the square of the depth.
+        raise DocumentTooComplex("The message has too many parts of parts.", limit=limits.nesting_depth)
     message = BytesParser(_class=EmailMessage, policy=policy.default).parsebytes(content.lstrip(b"\r\n"))
     if not message.keys():
         raise CorruptDocument("The message has no headers.")

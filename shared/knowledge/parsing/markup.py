@@ -71,8 +71,9 @@ def markdown(html: str, limits: ParseLimits) -> tuple[str | None, str]:
         infer_dimensions=False,
     )
     text = convert(tree.html or "", options).content or ""
+    text = normalise(text).strip("\n").rstrip()
     check_output(len(text), limits)
-    return title or None, normalise(text).strip("\n").rstrip()
+    return title or None, text
 
 
 _SURROGATE = re.compile("[\ud800-\udfff]")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 from shared.errors import CorruptDocument, DocumentError, DocumentTooComplex, NoText, PasswordProtected
@@ -28,7 +29,7 @@ def read(content: bytes, limits: ParseLimits, media: Media) -> ParsedDocument:
     try:
         pdf = pypdfium2.PdfDocument(content)
     except pypdfium2.PdfiumError as error:
-        raise _failure(content, getattr(error, "err_code", None)) from None
+        raise _failure(getattr(error, "err_code", None)) from None
     try:
         return _read(pdf, limits)
     finally:
@@ -44,24 +45,10 @@ def _check_complete(content: bytes) -> None:
         raise CorruptDocument("The PDF is cut off: it is shorter than it says.")
 
 
-def _failure(content: bytes, code: int | None) -> DocumentError:
-    if code in (_ERROR_PASSWORD, _ERROR_SECURITY) or _encrypted(content):
+def _failure(code: int | None) -> DocumentError:
+    if code in (_ERROR_PASSWORD, _ERROR_SECURITY):
         return PasswordProtected()
     return CorruptDocument("The PDF's structure cannot be read.")
-
-
-def _encrypted(content: bytes) -> bool:
-    """Whether a second reader finds encryption where the first found only damage."""
-    if b"/Encrypt" not in content:
-        return False
-    from io import BytesIO
-
-    from pypdf import PdfReader
-
-    try:
-        return PdfReader(BytesIO(content)).is_encrypted
-    except Exception:  # a damaged file fails in many ways, and all mean the same here
-        return False
 
 
 def _read(pdf: Any, limits: ParseLimits) -> ParsedDocument:
@@ -109,28 +96,34 @@ _RIGHT_TO_LEFT = re.compile("[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc]")
 
 
 def _right_to_left(text_page: Any) -> str:
-    """The page's text with the letters of each glyph in the order they are read.
+    """The page's text with the letters of right-to-left words in the order they are read.
 
-    PDFium reverses right-to-left runs letter by letter. A glyph that stands for several letters (a ligature
-    such as lam-alef) is reversed within itself by that, which is undone here: its letters share one box.
+    PDFium leaves some such words in the order they are drawn, and reverses the letters of a glyph that
+    stands for a whole word. Either way the letters' boxes tell: those of a word that reads right run to the
+    left.
     """
     from pypdfium2.raw import FPDFText_GetUnicode
 
-    letters: list[str] = []
-    ligature: list[str] = []
-    box: tuple[float, ...] | None = None
+    text: list[str] = []
+    word: list[tuple[str, float]] = []
     for index in range(text_page.count_chars()):
         letter = chr(FPDFText_GetUnicode(text_page, index))
-        here = text_page.get_charbox(index) if _RIGHT_TO_LEFT.match(letter) else None
-        if here is None or here != box:
-            letters += reversed(ligature)
-            ligature, box = [], here
-        if here is None:
-            letters.append(letter)
-        else:
-            ligature.append(letter)
-    letters += reversed(ligature)
-    return "".join(letters)
+        if _RIGHT_TO_LEFT.match(letter):
+            left, _, right, _ = text_page.get_charbox(index)
+            word.append((letter, left + right))
+            continue
+        text += _as_read(word)
+        text.append(letter)
+        word = []
+    return "".join(text + _as_read(word))
+
+
+def _as_read(word: list[tuple[str, float]]) -> list[str]:
+    places = [place for _, place in word]
+    leftward = sum(after < before for before, after in pairwise(places))
+    rightward = sum(after > before for before, after in pairwise(places))
+    letters = [letter for letter, _ in word]
+    return letters if leftward > rightward else letters[::-1]
 
 
 # Typographic forms of letters: Latin ligatures, and Arabic letters by their position in a word.

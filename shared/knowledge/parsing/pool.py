@@ -17,9 +17,11 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 from shared import errors
 from shared.knowledge.chunking import Chunk, ChunkBudget
@@ -64,6 +66,10 @@ class _WorkerGone(Exception):
     """The worker ended, or broke the protocol, before it answered."""
 
 
+class _WorkerLost(Exception):
+    """The worker ended before it began to read the document, which is not to blame then."""
+
+
 class _Worker:
     """One subprocess. Used by one thread at a time; `kill` may be called from any."""
 
@@ -85,39 +91,76 @@ class _Worker:
             cwd=tempfile.gettempdir(),
             start_new_session=True,  # Ctrl-C is for the host, which then closes the pipe
         )
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._stdin, self._stdout = cast(BinaryIO, self._process.stdin), cast(BinaryIO, self._process.stdout)
+        self._tokenizers: set[str] = set()
+        self._watch_memory = False
         try:
-            ready, _ = self._exchange(None, b"", _START_SECONDS, watch_memory=False)
+            with self._watched(_START_SECONDS):
+                ready, _ = self._receive()
         except _WorkerGone:
-            code = self._process.returncode
-            self.discard()
+            code = self.discard()
             raise errors.InternalError(f"A parser process could not be started (exit code {code}).") from None
         self._watch_memory = not ready["memory_limited"]
 
     def ask(self, request: dict[str, Any], content: bytes) -> tuple[dict[str, Any], bytes]:
-        return self._exchange(request, content, self._limits.seconds, watch_memory=self._watch_memory)
+        """The answer to a request. Raises `_WorkerLost` or `_WorkerGone` before or after it was begun.
 
-    def _exchange(
-        self, request: dict[str, Any] | None, content: bytes, seconds: float, *, watch_memory: bool
-    ) -> tuple[dict[str, Any], bytes]:
-        done = threading.Event()
-        watch = threading.Thread(target=self._watch, args=(done, seconds, watch_memory), daemon=True)
-        watch.start()
-        stdin, stdout = self._process.stdin, self._process.stdout
-        assert stdin is not None
-        assert stdout is not None
+        The time a document may take begins when its worker has all that it needs for any document.
+        """
         try:
-            if request is not None:
-                write_frame(stdin, request, content)  # type: ignore[arg-type]
-            frame = read_frame(stdout, _RESPONSE_BYTES_PER_CHAR * self._limits.output_chars)  # type: ignore[arg-type]
+            refused = self._load(request["budget"]["tokenizer"])
+            if refused is not None:
+                return refused, b""
+            with self._watched(self._limits.seconds):
+                self._send(request, content)
+                self._receive()
+        except _WorkerGone:
+            if self._end is errors.ParseTimeout:
+                raise
+            raise _WorkerLost from None
+        with self._watched(self._limits.seconds):
+            return self._receive()
+
+    def _load(self, tokenizer: str) -> dict[str, Any] | None:
+        """Have the tokenizer loaded; the answer, where that is that it cannot be."""
+        if tokenizer not in self._tokenizers:
+            with self._watched(_START_SECONDS):
+                self._send({"tokenizer": tokenizer})
+                answer, _ = self._receive()
+            if "internal" in answer:
+                return answer
+            self._tokenizers.add(tokenizer)
+        return None
+
+    def _send(self, header: dict[str, Any], payload: bytes = b"") -> None:
+        try:
+            write_frame(self._stdin, header, payload)
+        except OSError:
+            raise _WorkerGone from None
+
+    def _receive(self) -> tuple[dict[str, Any], bytes]:
+        try:
+            frame = read_frame(self._stdout, _RESPONSE_BYTES_PER_CHAR * self._limits.output_chars)
         except (OSError, ValueError):
             frame = None
-        finally:
-            done.set()
         if frame is None:
             raise _WorkerGone
         return frame
 
-    def _watch(self, done: threading.Event, seconds: float, watch_memory: bool) -> None:
+    @contextmanager
+    def _watched(self, seconds: float) -> Iterator[None]:
+        """End the process where what is done within takes more than ``seconds``, or too much memory."""
+        done = threading.Event()
+        threading.Thread(target=self._watch, args=(done, seconds), daemon=True).start()
+        try:
+            yield
+        finally:
+            done.set()
+
+    def _watch(self, done: threading.Event, seconds: float) -> None:
+        watch_memory = self._watch_memory
         deadline = time.monotonic() + seconds
         while not done.wait(min(_RSS_CHECK_SECONDS, seconds) if watch_memory else seconds):
             if time.monotonic() >= deadline:
@@ -159,12 +202,9 @@ class _Worker:
         """End the process and free what belongs to it; returns its exit code."""
         self._process.kill()
         code = self._process.wait()
-        for stream in (self._process.stdin, self._process.stdout, self._stderr):
-            try:
-                if stream is not None:
-                    stream.close()
-            except OSError:  # unsent bytes for a process that has gone
-                pass
+        for stream in (self._stdin, self._stdout, self._stderr):
+            with suppress(OSError):  # unsent bytes for a process that has gone
+                stream.close()
         return code
 
 
@@ -264,7 +304,16 @@ class ParserPool:
         return Prepared(*received(header, payload))
 
     def _ask(self, job: _Job) -> tuple[dict[str, Any], bytes]:
-        worker = self._take()
+        try:
+            return self._ask_of(self._take(), job)
+        except _WorkerLost:
+            pass  # it died while it was idle: a new one then
+        try:
+            return self._ask_of(_Worker(self._limits), job)
+        except _WorkerLost:
+            raise errors.InternalError("A parser process ended before it read the document.") from None
+
+    def _ask_of(self, worker: _Worker, job: _Job) -> tuple[dict[str, Any], bytes]:
         job.assign(worker)
         try:
             header, payload = worker.ask(job.request, job.content)
@@ -278,8 +327,10 @@ class ParserPool:
             raise verdict from None
         except BaseException:
             worker.discard()
+            if job.cancelled:
+                raise errors.Cancelled() from None
             raise
-        self._give_back(worker, retire=header.pop("retire"))
+        self._give_back(worker, retire=header.pop("retire", False))
         return header, payload
 
     def _take(self) -> _Worker:

@@ -17,12 +17,13 @@ _SAMPLE_LINES = 50
 
 
 def read(content: bytes, limits: ParseLimits, media: Media) -> ParsedDocument:
-    text = read_text(content)
+    text = read_text(content, limits)
     first, _, rest = text.partition("\n")
     if first.lower().startswith("sep=") and len(first) == 5:  # Excel's own way to name the delimiter
         delimiter, text = first[4], rest
     else:
         delimiter = _delimiter(text)
+    check_output(len(text), limits)
     csv.field_size_limit(limits.output_chars)
     builder = TextBuilder(limits)
     try:

@@ -71,14 +71,29 @@ def _decode_as(content: bytes, encoding: str) -> str | None:
 def _guess(content: bytes) -> str:
     from charset_normalizer import from_bytes
 
-    best = from_bytes(content[:_GUESS_BYTES]).best()
-    text = _decode_as(content, best.encoding) if best else None
+    telling = re.search(rb"[\x80-\xff]", content)
+    first = max(0, telling.start() - _GUESS_BYTES // 4) if telling else 0
+    matches = from_bytes(content[first : first + _GUESS_BYTES])
+    best = matches.best()
+    if best is None:
+        return content.decode("cp1252", "replace")
+    # Western and Central European look alike to its statistics: of equals, the more common one.
+    equals = [
+        match.encoding for match in matches if match.chaos <= best.chaos and match.coherence >= best.coherence
+    ]
+    encoding = "cp1252" if "cp1252" in equals else best.encoding
+    text = _decode_as(content, encoding)
     return text if text is not None else content.decode("cp1252", "replace")
 
 
-def read_text(content: bytes, declared: str | None = None) -> str:
+# UTF-32 takes four bytes for any character; no encoding takes more.
+_MOST_BYTES_PER_CHAR = 4
+
+
+def read_text(content: bytes, limits: ParseLimits) -> str:
     """Decode and normalise; raises `CorruptDocument` for what is no text in any encoding."""
-    text = decode(content, declared)
+    check_output(len(content) // _MOST_BYTES_PER_CHAR, limits)
+    text = decode(content)
     sample = text[:100_000]
     controls = len(re.findall("[\x00-\x08\x0e-\x1a\x1c-\x1f\ufffd]", sample))
     if controls > max(4, len(sample) // 20):
@@ -92,7 +107,7 @@ _FIELD = r"^{}:[ \t]*(.+?)[ \t]*$"
 
 def read(content: bytes, limits: ParseLimits, media: Media) -> ParsedDocument:
     """Read Markdown or plain text. Front matter is metadata: of it, title and description are kept."""
-    text = read_text(content)
+    text = read_text(content, limits)
     check_output(len(text), limits)
     if media is Media.TEXT:
         return ParsedDocument(text.strip("\n"), None, (), (), (), media)
