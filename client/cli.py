@@ -49,6 +49,8 @@ def main(arguments: Sequence[str], environment: Mapping[str, str], out: TextIO, 
     except ApiError as error:
         reference = f" [correlation id {error.correlation_id}]" if error.correlation_id else ""
         print(plain(f"error: {error}{reference}"), file=errors)
+    except BrokenPipeError:
+        raise
     except (GroundworkClientError, OSError) as error:
         print(plain(f"error: {error}"), file=errors)
     except KeyboardInterrupt:

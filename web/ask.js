@@ -58,7 +58,7 @@ export function Ask({ open, show }) {
   if (problem) return html`<${ProblemNote} problem=${problem} again=${load} />`;
   if (collections && !collections.length) return html`<${NothingToAsk} />`;
   return html`
-    <div class="ask">
+    <div class=${turns.length ? "ask talking" : "ask"}>
       ${!turns.length && html`<${Welcome} />`}
       ${turns.map(
         (turn, index) => html`
@@ -119,7 +119,8 @@ function QuestionBox({ collections, chosen, toggle, busy, ask, stop, clear, open
   const [question, setQuestion] = useState("");
   const field = useRef(null);
   useEffect(() => {
-    if (open) field.current?.focus();
+    // On a touch screen the focus would raise the keyboard over half of the page.
+    if (open && matchMedia("(pointer: fine)").matches) field.current?.focus();
   }, [open]);
   const ready = question.trim() && chosen.length && !busy;
   const submit = (event) => {

@@ -143,11 +143,11 @@ function CollectionView({ collection, show, onDeleted }) {
       <div class="title-row">
         <div>
           <h1>${collection.name}</h1>
-          <p class="fine">${[collection.description, `embedded with ${collection.embedding_model}`].filter(Boolean).join(" · ")}</p>
+          <p class="fine">${[collection.description, `embedding model: ${collection.embedding_model}`].filter(Boolean).join(" · ")}</p>
         </div>
         <button class="plain" onClick=${removeCollection}><${Icon} name="trash" />Delete</button>
       </div>
-      <${DropZone} onFiles=${uploads.add} />
+      <${DropZone} onFiles=${(files) => uploads.add(files)} />
       <${UploadList} uploads=${uploads} />
       ${problem && html`<${ProblemNote} problem=${problem} again=${reload} />`}
       ${documents && html`

@@ -1,6 +1,6 @@
 // Files on their way: sent a few at a time, then followed as jobs until each has its outcome.
 
-import { html, useEffect, useRef, useState } from "./vendor/htm-preact.js";
+import { html, useEffect, useState } from "./vendor/htm-preact.js";
 import { call, jobPath, upload } from "./api.js";
 import { Bar, State, usePolling } from "./elements.js";
 import { bytes, nameAndFolder, plural } from "./format.js";
@@ -12,66 +12,101 @@ const JOBS_ASKED_AT_ONCE = 4;
 const LISTED = 200;
 const UNDER_WAY = new Set(["waiting", "sending", "queued", "running"]);
 
-/** The uploads to one collection: `items`, `add(files)`, `clear()`, `busy`. */
-export function useUploads(collection, onOutcome) {
-  const [items, setItems] = useState([]);
-  const state = useRef({ items: [], sending: 0, next: 0, gone: false });
-  useEffect(() => () => (state.current.gone = true), []);
+// The uploads of each collection outlive the screen that shows them: one may look at the jobs meanwhile.
+const stores = new Map();
 
-  const change = (key, changes) => publish(state.current.items.map((one) => (one.key === key ? { ...one, ...changes } : one)));
-  const publish = (changed) => {
-    state.current.items = changed;
-    if (!state.current.gone) setItems(changed);
-  };
+/** The uploads to one collection; `changed` tells a screen that something has. */
+class Uploads {
+  items = [];
+  changed = () => {};
+  outcome = () => {};
+  #sending = 0;
+  #next = 0;
 
-  const add = (files) => {
-    const added = files.map(({ id, file }) => ({ key: state.current.next++, id, file, size: file.size, sent: 0, state: "waiting" }));
-    publish([...state.current.items, ...added]);
-    for (let i = 0; i < SENT_AT_ONCE; i++) send();
-  };
+  constructor(collection) {
+    this.collection = collection;
+  }
 
-  async function send() {
-    const one = state.current.items.find((item) => item.state === "waiting");
-    if (!one || state.current.sending >= SENT_AT_ONCE) return;
-    state.current.sending++;
-    change(one.key, { state: "sending" });
+  get busy() {
+    return this.items.some((one) => UNDER_WAY.has(one.state));
+  }
+
+  /** Send files, given as `{id, file}`, a few at a time. */
+  add(files) {
+    const added = files.map(({ id, file }) => ({ key: this.#next++, id, file, size: file.size, sent: 0, state: "waiting" }));
+    this.#publish([...this.items, ...added]);
+    for (let i = 0; i < SENT_AT_ONCE; i++) this.#send();
+  }
+
+  /** Forget those that have ended. */
+  clear() {
+    this.#publish(this.items.filter((one) => UNDER_WAY.has(one.state)));
+  }
+
+  /** Look at the jobs of what has been sent: the oldest few, since those behind them are not done before. */
+  async follow() {
+    const open = this.items.filter((one) => one.job && UNDER_WAY.has(one.state)).slice(0, JOBS_ASKED_AT_ONCE);
+    const ended = await Promise.all(open.map((one) => this.#followOne(one)));
+    if (ended.some(Boolean)) this.outcome();
+  }
+
+  async #send() {
+    const one = this.items.find((item) => item.state === "waiting");
+    if (!one || this.#sending >= SENT_AT_ONCE) return;
+    this.#sending++;
+    this.#change(one.key, { state: "sending" });
     try {
-      const job = await upload(collection, one.id, one.file, (share) => change(one.key, { sent: share }));
-      change(one.key, { job: job.id, state: job.state, sent: 1, file: null });
-      onOutcome();
+      const job = await upload(this.collection, one.id, one.file, (share) => this.#change(one.key, { sent: share }));
+      this.#change(one.key, { job: job.id, state: job.state, sent: 1, file: null });
+      this.outcome();
     } catch (problem) {
-      change(one.key, { state: "failed", problem, file: null });
+      this.#change(one.key, { state: "failed", problem, file: null });
     } finally {
-      state.current.sending--;
-      send();
+      this.#sending--;
+      this.#send();
     }
   }
 
-  // Only the oldest few are asked about at a time; those behind them are not done before.
-  const follow = async () => {
-    const open = state.current.items.filter((one) => one.job && UNDER_WAY.has(one.state)).slice(0, JOBS_ASKED_AT_ONCE);
-    const ended = await Promise.all(open.map(followOne));
-    if (ended.some(Boolean)) onOutcome();
-  };
-  async function followOne(one) {
+  async #followOne(one) {
     try {
       const job = await call("GET", jobPath(one.job));
-      change(one.key, { state: job.state, progress: job.progress, error: job.errors[0] });
+      this.#change(one.key, { state: job.state, progress: job.progress, error: job.errors[0] });
       return !UNDER_WAY.has(job.state);
     } catch (problem) {
       // A break heals at the next look; a job that is gone does not.
-      if (problem.status === 404) change(one.key, { state: "failed", problem });
+      if (problem.status === 404) this.#change(one.key, { state: "failed", problem });
       return false;
     }
   }
-  const busy = items.some((one) => UNDER_WAY.has(one.state));
-  usePolling(follow, POLL_SECONDS, busy);
 
-  return { items, add, busy, clear: () => publish(state.current.items.filter((one) => UNDER_WAY.has(one.state))) };
+  #change(key, changes) {
+    this.#publish(this.items.map((one) => (one.key === key ? { ...one, ...changes } : one)));
+  }
+
+  #publish(items) {
+    this.items = items;
+    this.changed();
+  }
+}
+
+/** The uploads to `collection`, kept up to date on the screen; `onOutcome` is called when one has ended. */
+export function useUploads(collection, onOutcome) {
+  const [, draw] = useState(0);
+  if (!stores.has(collection)) stores.set(collection, new Uploads(collection));
+  const uploads = stores.get(collection);
+  uploads.outcome = onOutcome;
+  useEffect(() => {
+    uploads.changed = () => draw((count) => count + 1);
+    return () => {
+      uploads.changed = uploads.outcome = () => {};
+    };
+  }, [uploads]);
+  usePolling(() => uploads.follow(), POLL_SECONDS, uploads.busy);
+  return uploads;
 }
 
 export function UploadList({ uploads }) {
-  const { items, busy, clear } = uploads;
+  const { items, busy } = uploads;
   if (!items.length) return null;
   const done = items.filter((one) => !UNDER_WAY.has(one.state)).length;
   const failed = items.filter((one) => one.state === "failed").length;
@@ -79,7 +114,7 @@ export function UploadList({ uploads }) {
     <section class="card uploads" aria-label="Uploads">
       <div class="row between">
         <p role="status"><strong>${done} of ${plural(items.length, "file")} done</strong>${failed ? `, ${failed} failed` : ""}</p>
-        ${!busy && html`<button class="plain small" onClick=${clear}>Clear</button>`}
+        ${!busy && html`<button class="plain small" onClick=${() => uploads.clear()}>Clear</button>`}
       </div>
       <ul>${items.slice(0, LISTED).map((one) => html`<${UploadRow} key=${one.key} one=${one} />`)}</ul>
     </section>
