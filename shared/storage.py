@@ -26,6 +26,8 @@ INGESTION_QUEUE = "ingestion-requests"
 TRANSACTION_ENTITIES = 100
 # A call that has not been answered by then is a fault of the network; blobs of 50 MiB pass in less.
 CALL_TIMEOUT_SECONDS = 60
+# More deletions at a time than connections would wait for one beyond the connection timeout.
+DELETES_IN_FLIGHT = 32
 
 _NOT_MADE_YET = ("ContainerNotFound", "QueueNotFound", "TableNotFound")
 
@@ -110,11 +112,31 @@ class Storage:
             found.append(True)
         return bool(found)
 
+    async def delete_listed(self, container: str, blobs: Iterable[BlobInfo]) -> int:
+        """Delete blobs that are still as they were listed, not those written since; their number."""
+        gate = asyncio.Semaphore(DELETES_IN_FLIGHT)
+
+        async def delete(blob: BlobInfo) -> bool:
+            from azure.core import MatchConditions
+            from azure.core.exceptions import ResourceModifiedError
+
+            # A listing gives ETags without the quotation marks that a condition needs.
+            etag = f'"{blob.etag.strip(chr(34))}"'
+            async with gate:
+                with contextlib.suppress(ResourceModifiedError), _missing_is_none(), _faults_typed():
+                    await self._blob(container, blob.name).delete_blob(
+                        delete_snapshots="include", etag=etag, match_condition=MatchConditions.IfNotModified
+                    )
+                    return True
+            return False
+
+        return sum(await asyncio.gather(*(delete(blob) for blob in blobs)))
+
     async def delete_blobs(self, container: str, prefix: str) -> int:
         """Delete the blobs whose names begin with ``prefix``; their number."""
-        names = [blob.name async for blob in self.list_blobs(container, prefix)]
-        deleted = await asyncio.gather(*(self.delete_blob(container, name) for name in names))
-        return sum(deleted)
+        return await self.delete_listed(
+            container, [blob async for blob in self.list_blobs(container, prefix)]
+        )
 
     # --- tables ---
 

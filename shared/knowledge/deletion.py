@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from shared.jobs import Job, Jobs, Kind, State, Ticket
 from shared.knowledge.documents import Document, Documents, DocumentState, document_key
 from shared.knowledge.index import VersionRange
+from shared.knowledge.ingestion import parsed_blob
 from shared.storage import PARSED, RAW
 
 if TYPE_CHECKING:
@@ -85,33 +86,41 @@ class Deletion:
     async def _remove_document(self, job: Job, document: str) -> int:
         record = await self._documents.find(job.tenant, job.collection, document)
         collection = await self._collections.find(job.tenant, job.collection)
-        if record is None or collection is None or record.job != job.id:
-            return 0  # it was put again after this deletion; that upload's own commit cleans up
+        if record is None or collection is None or not record.tombstone:
+            return 0
+        # It may have been put again meanwhile: what that upload makes has versions above the tombstone.
         index = await self._indexes.of(collection.embedding_model)
-        versions = VersionRange(below=record.version)
+        versions = VersionRange(below=record.tombstone)
         await index.delete_document(job.tenant, job.collection, document, versions)
         await self._remove_blobs(job.tenant, job.collection, record)
         return 1
 
     async def _remove_blobs(self, tenant: str, collection: str, record: Document) -> None:
         prefix = f"{tenant}/{collection}/{document_key(tenant, collection, record.id)}/"
-        await self._storage.delete_blobs(PARSED, prefix)
+        end = parsed_blob(tenant, collection, record.id, record.tombstone)
+        parsed = [blob async for blob in self._storage.list_blobs(PARSED, prefix) if blob.name < end]
+        await self._storage.delete_listed(PARSED, parsed)
+        # An upload that comes now writes its bytes again after its acceptance, see `Ingestion.accept`: the
+        # record read after this listing either tells of it, or what it writes is not what was listed.
+        raw = [blob async for blob in self._storage.list_blobs(RAW, prefix)]
         current = await self._documents.find(tenant, collection, record.id)
         if current is None or current.state is DocumentState.DELETED:
-            await self._storage.delete_blobs(RAW, prefix)
+            await self._storage.delete_listed(RAW, raw)
 
     async def _remove_collection(self, job: Job) -> int:
         collection = await self._collections.find(job.tenant, job.collection)
         if collection is None:
             return 0
+        # Records first: an embedding in flight looks at them after its upload, and takes back what it
+        # uploaded after the index was cleared.
+        removed = 0
+        async for record in self._documents.every(job.tenant, job.collection):
+            removed += record.state is not DocumentState.DELETED
+            await self._documents.remove(record)
         index = await self._indexes.of(collection.embedding_model)
         await index.delete_collection(job.tenant, job.collection)
         prefix = f"{job.tenant}/{job.collection}/"
         await self._storage.delete_blobs(RAW, prefix)
         await self._storage.delete_blobs(PARSED, prefix)
-        removed = 0
-        async for record in self._documents.every(job.tenant, job.collection):
-            removed += record.state is not DocumentState.DELETED
-            await self._documents.remove(record)
         await self._collections.remove(job.tenant, job.collection)
         return removed

@@ -99,13 +99,18 @@ class Upload:
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """The record of one document. Sizes in bytes, times in UTC seconds since 1970."""
+    """The record of one document. Sizes in bytes, times in UTC seconds since 1970.
+
+    ``tombstone`` is the version of the last deletion, 0 where there was none: no version below it may
+    ever be seen again, whatever was put since.
+    """
 
     tenant: str
     collection: str
     id: str
     version: int = 0
     visible: int = 0
+    tombstone: int = 0
     state: DocumentState = DocumentState.ACCEPTED
     job: str = ""
     upload: Upload = field(default_factory=lambda: Upload("", "", 0, ""))
@@ -129,6 +134,7 @@ class Document:
             "id": self.id,
             "version": self.version,
             "visible": self.visible,
+            "tombstone": self.tombstone,
             "state": self.state.value,
             "job": self.job,
             "upload": json.dumps(self.upload.to_dict(), ensure_ascii=False),
@@ -153,6 +159,7 @@ class Document:
             id=row["id"],
             version=row["version"],
             visible=row["visible"],
+            tombstone=row["tombstone"],
             state=DocumentState(row["state"]),
             job=row["job"],
             upload=Upload.from_dict(json.loads(row["upload"])),
@@ -233,16 +240,25 @@ class Documents:
         async for row in self._storage.query_rows(TABLE, f"{tenant}:{collection}", first=after):
             yield Document.from_row(row)
 
-    async def accept(self, tenant: str, collection: str, uploads: Sequence[Upload], job: str) -> None:
+    async def accept(
+        self, tenant: str, collection: str, uploads: Sequence[Upload], job: str
+    ) -> frozenset[str]:
         """Give each upload the next version of its document, for ``job`` to process.
 
-        Doing so again for the same job changes nothing, so it may be repeated after a crash.
+        Doing so again for the same job changes nothing, so it may be repeated after a crash. Gives the
+        ids of those that were deleted until now: their deletion may still be at work.
         """
+        revived: set[str] = set()
 
         def next_version(upload: Upload, record: Document | None) -> Document | None:
-            if record is not None and record.job == job and record.upload == upload:
+            if record is not None and record.job == job:
                 return None
             base = record or Document(tenant, collection, upload.id)
+            if base.state is DocumentState.DELETED:
+                revived.add(upload.id)
+            if not upload.title and upload.sha256 == base.upload.sha256:
+                # The title may come from the content, which is the same.
+                upload = replace(upload, title=base.upload.title)
             return replace(
                 base,
                 version=base.version + 1,
@@ -255,10 +271,10 @@ class Documents:
             )
 
         await self.change_all(tenant, collection, {upload.id: upload for upload in uploads}, next_version)
+        return frozenset(revived)
 
-    async def mark_deleted(self, tenant: str, collection: str, document: str, job: str) -> Document:
+    async def mark_deleted(self, tenant: str, collection: str, document: str, job: str) -> None:
         """Take a document out of sight; its deletion is a version of its own and beats those before it."""
-        await self.get(tenant, collection, document)
 
         def tombstone(_: None, record: Document | None) -> Document | None:
             if record is None or record.state is DocumentState.DELETED:
@@ -267,6 +283,7 @@ class Documents:
                 record,
                 version=record.version + 1,
                 visible=0,
+                tombstone=record.version + 1,
                 visible_digest="",
                 state=DocumentState.DELETED,
                 job=job,
@@ -276,10 +293,6 @@ class Documents:
             )
 
         await self.change_all(tenant, collection, {document: None}, tombstone)
-        found = await self.find(tenant, collection, document)
-        if found is None:
-            raise NotFound("document", document)
-        return found
 
     async def change_all(
         self,

@@ -206,8 +206,7 @@ class Ingestion:
 
         async def keep(document: Incoming, upload: Upload) -> None:
             async with gate:
-                name = raw_blob(tenant, collection, upload.id, upload.sha256)
-                await self._storage.put_blob(RAW, name, document.content, content_type=upload.media)
+                await self._keep_raw(tenant, collection, upload, document.content)
 
         await asyncio.gather(*(keep(*pair) for pair in zip(incoming, uploads, strict=True)))
         ticket = Ticket(tenant, job_id)
@@ -225,9 +224,17 @@ class Ingestion:
             total=len(uploads),
         )
         if job.state is State.QUEUED and job.attempt == 1:
+            revived: set[str] = set()
             for shard in shards:
-                await self._documents.accept(tenant, collection, shard, job_id)
+                revived |= await self._documents.accept(tenant, collection, shard, job_id)
+            # A deletion at work may have removed the bytes of what was accepted only after that.
+            pairs = zip(incoming, uploads, strict=True)
+            await asyncio.gather(*(keep(*pair) for pair in pairs if pair[1].id in revived))
         return job
+
+    async def _keep_raw(self, tenant: str, collection: str, upload: Upload, content: bytes) -> None:
+        name = raw_blob(tenant, collection, upload.id, upload.sha256)
+        await self._storage.put_blob(RAW, name, content, content_type=upload.media)
 
     async def accept_inbox(
         self, tenant: str, collection: str, prefix: str, *, job_id: str, owner: str, title: str
@@ -679,7 +686,7 @@ def _indexed(
 
 def _overtaken(record: Document, version: int) -> bool:
     """Whether a later version is visible, or the document was deleted after this version."""
-    return record.visible > version or record.state is DocumentState.DELETED
+    return record.visible > version or record.tombstone > version
 
 
 def _outcome_of(document: _Prepared, failed: Mapping[int, Mapping[str, Any]], cancelled: bool) -> Outcome:
