@@ -177,7 +177,7 @@ def chunk(document: ParsedDocument, budget: ChunkBudget) -> tuple[Chunk, ...]:
     contexts = _Contexts(document, tokenizer, int(budget.max_tokens * _CONTEXT_SHARE))
     text = document.text
     accepted: list[tuple[Span, str, int]] = []
-    pending = _split(document, (0, len(text)), budget.target_chars)
+    pending = _split(document, (0, len(text)), _fitting_chars(text, budget, tokenizer))
     while pending:
         described = [contexts.of(start) for start, _ in pending]
         texts = [
@@ -198,6 +198,16 @@ def chunk(document: ParsedDocument, budget: ChunkBudget) -> tuple[Chunk, ...]:
         places.chunk(ordinal, span, context, tokens)
         for ordinal, (span, context, tokens) in enumerate(accepted)
     )
+
+
+def _fitting_chars(text: str, budget: ChunkBudget, tokenizer: Tokenizer) -> int:
+    """The target, or less where a sample of a long text shows that most chunks would exceed the tokens."""
+    if len(text) <= _WINDOW_CHARS:
+        return budget.target_chars
+    middle = len(text) // 2
+    sample = text[middle : middle + _WINDOW_CHARS // 4]
+    fitting = len(sample) * budget.max_tokens / max(1, tokenizer.count(sample))
+    return budget.target_chars if fitting >= budget.target_chars else max(64, int(fitting * 0.9))
 
 
 def _smaller(span: Span, tokens: int, max_tokens: int) -> int:

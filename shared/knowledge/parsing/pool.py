@@ -2,7 +2,7 @@
 
 A worker is a plain Python process on two pipes, driven by a thread: that works on every event loop and
 system, needs no signal handler, and lets the host run any number of loops. Documents go through the pipe:
-for 10 MB it takes less than a temporary file does, and nothing is left behind.
+1 MB takes 1 ms (through a temporary file 3 ms; 10 MB 26 against 14 ms), and nothing is left behind.
 """
 
 from __future__ import annotations
@@ -111,16 +111,18 @@ class _Worker:
         """
         try:
             refused = self._load(request["budget"]["tokenizer"])
-            if refused is not None:
-                return refused, b""
-            with self._watched(self._limits.seconds):
-                self._send(request, content)
-                self._receive()
         except _WorkerGone:
-            if self._end is errors.ParseTimeout:
-                raise
             raise _WorkerLost from None
+        if refused is not None:
+            return refused, b""
         with self._watched(self._limits.seconds):
+            try:
+                self._send(request, content)
+                self._receive()  # it has the whole document, and begins
+            except _WorkerGone:
+                if self._end is not None:
+                    raise
+                raise _WorkerLost from None
             return self._receive()
 
     def _load(self, tokenizer: str) -> dict[str, Any] | None:
