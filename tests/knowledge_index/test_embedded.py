@@ -176,7 +176,7 @@ async def test_deleted_chunks_leave_the_disk_when_the_index_is_opened_again(
     assert await index.digest("acme", "handbook") == digest
     assert (await index.search(replace(ANYONE, text="tickets", count=True))).count == 100
     await index.close()
-    assert segment_bytes(tmp_path) < grown
+    assert segment_bytes(tmp_path) < grown / 2  # a quarter when rewritten, 98% when merely reopened
 
 
 def segment_bytes(folder: Path) -> int:
