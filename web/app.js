@@ -46,9 +46,11 @@ function App() {
   }, []);
 
   const identify = useCallback(() => {
-    setProblem(null);
     setMe(null);
-    if (key) call("GET", "api/me").then(setMe, setProblem);
+    // Without a key the last problem stays: the panel tells why the key before was refused.
+    if (!key) return;
+    setProblem(null);
+    call("GET", "api/me").then(setMe, setProblem);
   }, [key]);
   useEffect(identify, [identify]);
 

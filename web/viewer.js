@@ -25,7 +25,8 @@ export function Viewer({ target, onClose }) {
   }, [target]);
 
   const [name, folder] = nameAndFolder(target.document);
-  const place = [pages(target.page, target.page_end), ...(target.headings ?? [])].filter(Boolean);
+  const headings = shown?.end ? headingsAt(shown.headings, shown.start) : (target.headings ?? []);
+  const place = [pages(target.page, target.page_end), ...headings].filter(Boolean);
   return html`
     <${Dialog} label=${`Document ${name}`} kind="viewer" onClose=${onClose}>
       <div class="viewer-head">
@@ -46,17 +47,36 @@ export function Viewer({ target, onClose }) {
 /** The text to show and the span in it: of the cited version, or of the present one if that is gone. */
 async function load(target) {
   const path = documentPath(target.collection, target.document);
-  const fetchText = (version) => call("GET", path, { query: { view: "text", version } });
-  if (target.version === undefined) return prepared(await fetchText());
-  try {
-    return prepared(await fetchText(target.version), target.start, target.end);
-  } catch (problem) {
-    if (problem.status !== 404) throw problem;
+  const text = (version) => call("GET", path, { query: { view: "text", version } });
+  if (target.version === undefined) return prepared(await text());
+  const [cited, record] = await Promise.allSettled([text(target.version), call("GET", path)]);
+  if (cited.status === "fulfilled") {
+    const present = record.value?.visible_version;
+    const replaced = present > target.version && `Version ${target.version} is what was cited. The document has been replaced by version ${present} since.`;
+    return { ...prepared(cited.value, target.start, target.end), replaced };
   }
-  const present = prepared(await fetchText());
+  if (cited.reason.status !== 404) throw cited.reason;
+  return atSameWords(prepared(await text()), target);
+}
+
+/** The present version, at the words that another one was cited for. */
+function atSameWords(present, target) {
   const words = target.quote ?? target.text ?? "";
-  const found = words ? present.find(words) : -1;
-  return { ...present, start: Math.max(0, found), end: found < 0 ? 0 : found + [...words].length, replaced: target.version };
+  const start = words ? present.find(words) : -1;
+  const gone = `Version ${target.version} was cited, but is no longer kept. This is version ${present.version}`;
+  if (start < 0) return { ...present, replaced: `${gone}; the cited words do not stand in it.` };
+  return { ...present, start, end: start + [...words].length, replaced: `${gone}, where the same words stand.` };
+}
+
+/** The headings above an offset, outermost first. */
+function headingsAt(headings, offset) {
+  const path = [];
+  for (const heading of headings) {
+    if (heading.start > offset) break;
+    while (path.length && path.at(-1).level >= heading.level) path.pop();
+    path.push(heading);
+  }
+  return path.map((heading) => heading.title);
 }
 
 /** Offsets count Unicode characters, JavaScript's strings count UTF-16 units: slice by the former. */
@@ -83,12 +103,7 @@ function Reading({ shown }) {
   const mark = useRef(null);
   useEffect(() => mark.current?.scrollIntoView({ block: "center" }), []);
   return html`
-    ${shown.replaced && html`
-      <div class="note warn">
-        <${Icon} name="warning" />
-        <div><p>Version ${shown.replaced} was cited, but has been replaced. This is version ${shown.version}${shown.end ? ", where the same words stand" : "; the cited words no longer stand in it"}.</p></div>
-      </div>
-    `}
+    ${shown.replaced && html`<div class="note warn"><${Icon} name="warning" /><div><p>${shown.replaced}</p></div></div>`}
     <div class="reading" tabindex="0" role="document" aria-label="Text of the document">
       ${from > 0 && html`<button class="small" onClick=${() => setFrom(Math.max(0, from - MORE_CHARACTERS))}>Show what comes before</button>`}
       ${sections(shown, from, to).map(

@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from azure.storage.blob import BlobServiceClient
 from console_page import Console
 from playwright.async_api import expect
 
 from client import NewDocument
+from shared.knowledge.ingestion import parsed_blob
+from shared.storage import PARSED
 
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="module")]
 
@@ -150,7 +153,7 @@ async def test_a_question_that_the_documents_do_not_answer_is_told_so(console: C
     await expect(console.page.locator(".answer button.number")).to_have_count(0)
 
 
-async def test_a_replaced_version_is_shown_as_the_present_one_with_a_word_about_it(
+async def test_a_replaced_document_is_shown_as_it_was_cited_and_later_at_the_same_words(
     console: Console, stack: Any
 ) -> None:
     fill_collection(stack, console, ("rules.md", HANDBOOK))
@@ -159,9 +162,18 @@ async def test_a_replaced_version_is_shown_as_the_present_one_with_a_word_about_
     await expect(console.page.locator(".answer")).to_contain_text("half past six")
     moved = HANDBOOK.replace(b"# Harbour rules", "# 🐕 Rules of the harbour, revised".encode())
     fill_collection(stack, console, ("rules.md", moved))
-    await console.page.locator(".answer button.number").first.click()
-    await expect(console.page.locator("dialog mark")).to_have_text(SENTENCE)
-    await expect(console.page.locator("dialog .note")).to_contain_text("Version 1 was cited")
+    citation = console.page.locator(".answer button.number").first
+    mark, note = console.page.locator("dialog mark"), console.page.locator("dialog .note")
+    await citation.click()
+    await expect(mark).to_have_text(SENTENCE)
+    await expect(note).to_contain_text("replaced by version 2")
+    await console.page.keyboard.press("Escape")
+
+    with BlobServiceClient.from_connection_string(stack.storage) as blobs:
+        blobs.get_blob_client(PARSED, parsed_blob(console.tenant, "harbour", "rules.md", 1)).delete_blob()
+    await citation.click()
+    await expect(mark).to_have_text(SENTENCE)
+    await expect(note).to_contain_text("This is version 2, where the same words stand")
 
 
 async def test_an_error_shows_its_code_and_correlation_id(console: Console, stack: Any) -> None:
