@@ -207,7 +207,7 @@ def _fitting_chars(text: str, budget: ChunkBudget, tokenizer: Tokenizer) -> int:
     middle = len(text) // 2
     sample = text[middle : middle + _WINDOW_CHARS // 4]
     fitting = len(sample) * budget.max_tokens / max(1, tokenizer.count(sample))
-    return budget.target_chars if fitting >= budget.target_chars else max(64, int(fitting * 0.9))
+    return budget.target_chars if fitting >= budget.target_chars else max(64, int(fitting))
 
 
 def _smaller(span: Span, tokens: int, max_tokens: int) -> int:
