@@ -335,7 +335,11 @@ def ingest(context: Context) -> Generator[Any, Any, Any]:
         shards = [{"ticket": ticket, "shard": number} for number in range(plan["shards"])]
         for first in range(0, len(shards), plan["in_flight"]):
             wave = shards[first : first + plan["in_flight"]]
-            yield context.task_all([context.call_sub_orchestrator("ingest_shard", shard) for shard in wave])
+            ends = yield context.task_all(
+                [context.call_sub_orchestrator("ingest_shard", shard) for shard in wave]
+            )
+            for error in filter(None, ends):
+                raise StepFailed(error)
         return (yield from call(context, "finish_ingestion", ticket))
     except StepFailed as failed:
         yield from call(context, "fail_job", {"ticket": ticket, "error": failed.error})
@@ -344,7 +348,10 @@ def ingest(context: Context) -> Generator[Any, Any, Any]:
 
 @blueprint.orchestration_trigger(context_name="context")
 def ingest_shard(context: Context) -> Generator[Any, Any, Any]:
-    """One shard: read its documents, embed them batch by batch, make them visible."""
+    """One shard: read its documents, embed them batch by batch, make them visible.
+
+    What became of each document is in its outcome; the value is the error where that could not be noted.
+    """
     shard = given(context)
     failed: dict[str, Any] = {}
     try:
@@ -358,7 +365,11 @@ def ingest_shard(context: Context) -> Generator[Any, Any, Any]:
             failed[str(batch)] = error.error
             if error.error["code"] == "cancelled":
                 break
-    yield from call(context, "commit_shard", {**shard, "failed": failed})
+    try:
+        yield from call(context, "commit_shard", {**shard, "failed": failed})
+    except StepFailed as error:
+        return error.error
+    return None
 
 
 @blueprint.orchestration_trigger(context_name="context")

@@ -136,7 +136,7 @@ async def retry_job(call: Call) -> Response:
     """Run again what failed or was cancelled, and only that."""
     jobs = services().jobs
     job = await jobs.get(call.principal.tenant, call.path("job"))
-    if job.kind is Kind.INGESTION and await jobs.fetch(job.ticket, "plan") is None:
+    if job.kind is Kind.INGESTION and await jobs.fetch(Ticket(job.tenant, job.id), "plan") is None:
         raise Conflict("The job was refused before it began: send its document again.")
     job = await jobs.retry(call.principal.tenant, call.path("job"))
     await start_job(call.client, job)

@@ -88,7 +88,10 @@ class Ticket:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A job as its row tells it; times are UTC seconds since 1970."""
+    """A job as its row tells it; times are UTC seconds since 1970.
+
+    ``generation`` is that of its collection: a later one of the same name is none of this job's business.
+    """
 
     tenant: str
     id: str
@@ -105,6 +108,7 @@ class Job:
     total: int | None = None
     counts: Mapping[str, int] | None = None
     errors: tuple[Mapping[str, Any], ...] = ()
+    generation: str = ""
     etag: str = ""
 
     @property
@@ -119,6 +123,7 @@ class Job:
             "state": self.state.value,
             "title": self.title,
             "collection": self.collection,
+            "generation": self.generation,
             "owner": self.owner,
             "attempt": self.attempt,
             "created": self.created,
@@ -142,6 +147,7 @@ class Job:
             state=State(row["state"]),
             title=row["title"],
             collection=row["collection"],
+            generation=row["generation"],
             owner=row["owner"],
             attempt=row["attempt"],
             created=row["created"],
@@ -186,11 +192,25 @@ class Jobs:
         title: str,
         collection: str,
         owner: str,
+        generation: str = "",
         total: int | None = None,
     ) -> Job:
         """Announce a new job, in state queued. The same id again gives the job that is there."""
         now = time.time()
-        job = Job(tenant, job_id, kind, State.QUEUED, title, collection, owner, 1, now, now, total=total)
+        job = Job(
+            tenant,
+            job_id,
+            kind,
+            State.QUEUED,
+            title,
+            collection,
+            owner,
+            attempt=1,
+            created=now,
+            updated=now,
+            total=total,
+            generation=generation,
+        )
         await self._storage.put_row(
             TABLE, {"PartitionKey": ANNOUNCED, "RowKey": job_id, "tenant": tenant, "since": now}
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 import time
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, replace
@@ -24,6 +25,7 @@ EVERYONE = ("tenant:*",)
 class Collection:
     """One collection. ``readers`` is the access list of its documents unless they bring their own.
 
+    ``generation`` tells it from an earlier collection of the same name.
     ``deleting`` holds from the moment that its deletion was accepted: nothing is added or found any more.
     """
 
@@ -35,6 +37,7 @@ class Collection:
     created: float = 0.0
     updated: float = 0.0
     deleting: bool = False
+    generation: str = ""
     etag: str = ""
 
     def to_row(self) -> Row:
@@ -47,6 +50,7 @@ class Collection:
             "created": self.created,
             "updated": self.updated,
             "deleting": self.deleting,
+            "generation": self.generation,
         }
 
     @classmethod
@@ -60,6 +64,7 @@ class Collection:
             created=row["created"],
             updated=row["updated"],
             deleting=row["deleting"],
+            generation=row["generation"],
             etag=row.get("etag", ""),
         )
 
@@ -113,7 +118,9 @@ class Collections:
         The embedding model of a collection is fixed: its chunks lie in that model's index.
         """
         now = time.time()
-        wanted = Collection(tenant, name, description, embedding_model, readers, now, now)
+        wanted = Collection(
+            tenant, name, description, embedding_model, readers, now, now, generation=secrets.token_hex(8)
+        )
         found = await self.find(tenant, name)
         try:
             if found is None:

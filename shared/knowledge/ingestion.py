@@ -18,6 +18,7 @@ import asyncio
 import hashlib
 import json
 import time
+import unicodedata
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -29,7 +30,6 @@ from shared.errors import (
     GroundworkError,
     NotFound,
     PayloadTooLarge,
-    UnsupportedMediaType,
 )
 from shared.inferencing.calls import CallContext
 from shared.jobs import STATUS_ERRORS, Job, Jobs, Kind, State, Ticket
@@ -198,9 +198,13 @@ class Ingestion:
         """Keep the documents and announce a job for them; the caller may be answered after this.
 
         Everything is checked before anything is stored. Raises `NotFound` for the collection,
-        `PayloadTooLarge`, `UnsupportedMediaType` and `InvalidName`.
+        `PayloadTooLarge`, `UnsupportedMediaType` and `InvalidName`. The same id again gives the job that
+        is there and changes nothing; only an acceptance that was broken off is completed.
         """
-        await self._collections.get(tenant, collection)
+        within = await self._collections.get(tenant, collection)
+        ticket = Ticket(tenant, job_id)
+        if before := await self._accepted_before(ticket):
+            return before
         uploads = [self._checked(document) for document in incoming]
         gate = asyncio.Semaphore(WRITES_IN_FLIGHT)
 
@@ -209,11 +213,9 @@ class Ingestion:
                 await self._keep_raw(tenant, collection, upload, document.content)
 
         await asyncio.gather(*(keep(*pair) for pair in zip(incoming, uploads, strict=True)))
-        ticket = Ticket(tenant, job_id)
         shards = list(_in_shards(uploads))
         for number, shard in enumerate(shards):
             await self._put_manifest(ticket, number, shard)
-        await self._jobs.put(ticket, "plan", {"collection": collection, "shards": len(shards)})
         job = await self._jobs.create(
             tenant,
             Kind.INGESTION,
@@ -221,16 +223,36 @@ class Ingestion:
             title=title,
             collection=collection,
             owner=owner,
+            generation=within.generation,
             total=len(uploads),
         )
-        if job.state is State.QUEUED and job.attempt == 1:
-            revived: set[str] = set()
-            for shard in shards:
-                revived |= await self._documents.accept(tenant, collection, shard, job_id)
-            # A deletion at work may have removed the bytes of what was accepted only after that.
-            pairs = zip(incoming, uploads, strict=True)
-            await asyncio.gather(*(keep(*pair) for pair in pairs if pair[1].id in revived))
+        revived: set[str] = set()
+        for shard in shards:
+            revived |= await self._documents.accept(tenant, collection, shard, job_id)
+        # A deletion at work may have removed the bytes of what was accepted only after that.
+        pairs = zip(incoming, uploads, strict=True)
+        await asyncio.gather(*(keep(*pair) for pair in pairs if pair[1].id in revived))
+        # The plan comes last: it tells that every document has its version.
+        await self._put_plan(ticket, len(shards), len(uploads))
         return job
+
+    async def _accepted_before(self, ticket: Ticket) -> Job | None:
+        """The job of an acceptance that was completed."""
+        job = await self._jobs.find(ticket.tenant, ticket.job)
+        if job is None or await self._jobs.fetch(ticket, "plan") is None:
+            return None
+        return job
+
+    async def _complete_acceptance(self, ticket: Ticket, job: Job) -> dict[str, Any]:
+        """The plan of a job whose acceptance was broken off after it had been announced."""
+        names = [blob.name async for blob in self._storage.list_blobs(JOBS, f"{ticket.prefix}/")]
+        shards = sum(name.endswith("/manifest.json") for name in names)
+        documents = 0
+        for number in range(shards):
+            manifest = await self._get_manifest(ticket, number)
+            await self._documents.accept(ticket.tenant, job.collection, manifest, ticket.job)
+            documents += len(manifest)
+        return await self._put_plan(ticket, shards, documents)
 
     async def _keep_raw(self, tenant: str, collection: str, upload: Upload, content: bytes) -> None:
         name = raw_blob(tenant, collection, upload.id, upload.sha256)
@@ -240,10 +262,19 @@ class Ingestion:
         self, tenant: str, collection: str, prefix: str, *, job_id: str, owner: str, title: str
     ) -> Job:
         """Announce a job for all blobs of the collection's inbox whose paths begin with ``prefix``."""
-        await self._collections.get(tenant, collection)
-        await self._jobs.put(Ticket(tenant, job_id), "plan", {"collection": collection, "inbox": prefix})
+        within = await self._collections.get(tenant, collection)
+        ticket = Ticket(tenant, job_id)
+        if before := await self._accepted_before(ticket):
+            return before
+        await self._jobs.put(ticket, "plan", {"inbox": prefix})
         return await self._jobs.create(
-            tenant, Kind.INGESTION, job_id=job_id, title=title, collection=collection, owner=owner
+            tenant,
+            Kind.INGESTION,
+            job_id=job_id,
+            title=title,
+            collection=collection,
+            generation=within.generation,
+            owner=owner,
         )
 
     def _checked(self, document: Incoming) -> Upload:
@@ -269,25 +300,30 @@ class Ingestion:
     async def plan(self, ticket: Ticket) -> dict[str, int]:
         """Lay out what this attempt has to do; the number of its shards and how many run at a time."""
         job = await self._jobs.get(ticket.tenant, ticket.job)
-        if ticket.attempt > 1:
-            shards, total = await self._plan_again(ticket, job)
-        else:
-            plan = await self._jobs.fetch(ticket, "plan")
-            if plan is None:
-                raise NotFound("plan of the job", ticket.job)
-            if "inbox" in plan and "shards" not in plan:
-                shards, total = await self._plan_inbox(ticket, job, plan["inbox"])
-            else:
-                shards, total = plan["shards"], job.total
-        await self._jobs.begin(ticket, total=total)
-        return {"shards": shards, "in_flight": self._shards_in_flight}
+        before, plan = await self._planned_before(ticket, job)
+        if "shards" not in plan:
+            plan = await self._plan_inbox(ticket, job, plan["inbox"])
+        elif ticket.attempt > 1:
+            plan = await self._plan_again(ticket, before, plan["shards"])
+        await self._jobs.begin(ticket, total=plan["documents"])
+        return {"shards": plan["shards"], "in_flight": self._shards_in_flight}
 
-    async def _plan_inbox(self, ticket: Ticket, job: Job, prefix: str) -> tuple[int, int]:
+    async def _planned_before(self, ticket: Ticket, job: Job) -> tuple[Ticket, dict[str, Any]]:
+        """The plan that this attempt goes on from: that of the last one before it that had one."""
+        first = replace(ticket, attempt=1)
+        for attempt in range(max(1, ticket.attempt - 1), 0, -1):
+            before = replace(ticket, attempt=attempt)
+            if plan := await self._jobs.fetch(before, "plan"):
+                return before, plan
+        return first, await self._complete_acceptance(first, job)
+
+    async def _plan_inbox(self, ticket: Ticket, job: Job, prefix: str) -> dict[str, Any]:
         root = f"{ticket.tenant}/{job.collection}/"
         shard: list[Upload] = []
         size, shards, total = 0, 0, 0
         async for blob in self._storage.list_blobs(INBOX, root + prefix):
-            document = blob.name.removeprefix(root)
+            # Names come as their file systems write them: those of macOS are decomposed.
+            document = unicodedata.normalize("NFC", blob.name.removeprefix(root))
             media = blob.content_type or ""
             upload = Upload(document, "", blob.size, media, source="inbox", inbox=blob.name)
             if shard and (len(shard) == SHARD_DOCUMENTS or size + blob.size > SHARD_BYTES):
@@ -298,26 +334,24 @@ class Ingestion:
         if shard:
             await self._put_manifest(ticket, shards, shard)
             shards += 1
-        plan = {"collection": job.collection, "inbox": prefix, "shards": shards}
-        await self._jobs.put(ticket, "plan", plan)
-        return shards, total
+        return await self._put_plan(ticket, shards, total)
 
-    async def _plan_again(self, ticket: Ticket, job: Job) -> tuple[int, int]:
-        """The uploads of the attempt before that did not end well."""
-        before = replace(ticket, attempt=ticket.attempt - 1)
-        plan = await self._jobs.fetch(before, "plan")
-        if plan is None:
-            raise NotFound("plan of the job", ticket.job)
+    async def _plan_again(self, ticket: Ticket, before: Ticket, shards_before: int) -> dict[str, Any]:
+        """The uploads of the attempt ``before`` that did not end well."""
         again: list[Upload] = []
-        for number in range(plan.get("shards", 0)):
+        for number in range(shards_before):
             outcomes = await self._jobs.fetch(before, f"{shard_name(number)}/outcomes") or []
             good = {outcome["id"] for outcome in outcomes if Outcome.from_dict(outcome).good}
             again += [u for u in await self._get_manifest(before, number) if u.id not in good]
         shards = list(_in_shards(again))
         for number, shard in enumerate(shards):
             await self._put_manifest(ticket, number, shard)
-        await self._jobs.put(ticket, "plan", {"collection": job.collection, "shards": len(shards)})
-        return len(shards), len(again)
+        return await self._put_plan(ticket, len(shards), len(again))
+
+    async def _put_plan(self, ticket: Ticket, shards: int, documents: int) -> dict[str, Any]:
+        plan = {"shards": shards, "documents": documents}
+        await self._jobs.put(ticket, "plan", plan)
+        return plan
 
     async def _put_manifest(self, ticket: Ticket, number: int, uploads: Iterable[Upload]) -> None:
         await self._jobs.put(ticket, f"{shard_name(number)}/manifest", [u.to_dict() for u in uploads])
@@ -388,15 +422,19 @@ class Ingestion:
                 if content is None:
                     raise NotFound("blob", upload.inbox)
                 checked = self._checked(Incoming(upload.id, content, upload.media, source="inbox"))
-                name = raw_blob(ticket.tenant, collection.name, checked.id, checked.sha256)
-                await self._storage.put_blob(RAW, name, content, content_type=checked.media)
+                await self._keep_raw(ticket.tenant, collection.name, checked, content)
                 return checked
-            except (PayloadTooLarge, UnsupportedMediaType, NotFound) as error:
+            except GroundworkError as error:
+                if error.retryable:
+                    raise
                 outcomes.append(Outcome.failed(upload.id, error))
                 return None
 
         copied = [upload for upload in [await copy(upload) for upload in uploads] if upload is not None]
-        await self._documents.accept(ticket.tenant, collection.name, copied, ticket.job)
+        revived = await self._documents.accept(ticket.tenant, collection.name, copied, ticket.job)
+        for upload in uploads:
+            if upload.id in revived:
+                await copy(upload)  # see `accept`: a deletion may have removed it
         return copied, outcomes
 
     async def _read(
@@ -598,8 +636,12 @@ class Ingestion:
         return page, first + shards < count
 
     async def _collection_of(self, ticket: Ticket) -> Collection:
+        """The job's collection; `NotFound` once it is deleted, also where its name has been used again."""
         job = await self._jobs.get(ticket.tenant, ticket.job)
-        return await self._collections.get(ticket.tenant, job.collection)
+        collection = await self._collections.get(ticket.tenant, job.collection)
+        if collection.generation != job.generation:
+            raise NotFound("collection", job.collection)
+        return collection
 
     async def _stop_if_cancelled(self, ticket: Ticket) -> None:
         if await self._jobs.cancel_requested(ticket):
@@ -755,7 +797,8 @@ def _settled(
                 finished=time.time(),
             )
         return shown, outcome
-    if not mine or record.state is not DocumentState.ACCEPTED:
+    # A retry finds its document as the attempt before it left it.
+    if not mine or record.state in (DocumentState.INDEXED, DocumentState.DELETED):
         return None, outcome
     if outcome.state == "unchanged":
         return replace(record, state=DocumentState.INDEXED, finished=time.time()), outcome
