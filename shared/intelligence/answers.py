@@ -12,6 +12,7 @@ from shared.errors import InvalidParameter, NotFound
 from shared.inferencing.calls import CallContext, Usage
 from shared.intelligence import conversations, prompts, quoting, synthesis
 from shared.intelligence.citations import Citation, cite, unfaithful_quotes
+from shared.intelligence.evidence import Question
 from shared.knowledge.retrieval import embed_beginnings
 
 if TYPE_CHECKING:
@@ -143,7 +144,7 @@ class Answers:
         if not 1 <= request.top <= TOP_MAX:
             raise InvalidParameter(f"top must be 1 to {TOP_MAX}.", parameter="top")
         strategy: Strategy = "synthesis" if model.can_synthesise else "quoting"
-        version = prompts.load("answer").label if strategy == "synthesis" else quoting.VERSION
+        version = prompts.load("answer").label if strategy == "synthesis" else quoting.answerability().label
         call = CallContext(
             tenant=principal.tenant,
             user=principal.user,
@@ -205,14 +206,16 @@ class Answers:
     async def _quote(
         self, conversation: conversations.Conversation, found: Found, call: CallContext, told: _Told
     ) -> AsyncIterator[str]:
-        candidates = quoting.candidates(found.passages)
+        question = Question.read(conversations.standalone(conversation))
+        candidates = quoting.candidates(question, found.passages)
         quotes: list[quoting.Quote] = []
         if candidates and found.vectors:
-            model, question = next(iter(found.vectors.items()))
+            model, asked = next(iter(found.vectors.items()))
             texts = [candidate.text for candidate in candidates]
             embedded = await embed_beginnings(self._gateway, model, texts, call=call)
             told.usage += embedded.usage
-            quotes = quoting.choose(question, candidates, embedded.vectors)
+            similarities = [quoting.cosine(asked, vector) for vector in embedded.vectors]
+            quotes = quoting.choose(candidates, similarities)
         told.found = bool(quotes)
         told.citations = tuple(
             cite(

@@ -18,19 +18,26 @@ _LAST_WORD = re.compile(r"([^\s(\[\"“']+)$")
 _OPENER = re.compile(r"[\s\"'“‘«(\[*_]*(\S)")
 _ROW = re.compile(r"[ \t]*\|.*\|[ \t]*")
 _RULE = re.compile(r"[ \t]*\|?[ \t]*:?-{2,}:?[ \t]*(?:\|[ \t]*:?-{2,}:?[ \t]*)*\|?[ \t]*")
-_BULLET = re.compile(r"[ \t]*(?:[-*+•‣◦·–]|\(?\d{1,3}[.)]|\(?[a-z][.)])[ \t]+")
+_ITEM = re.compile(
+    r"[ \t]*(?:(?:[-*+•‣◦·–]|\(?\d{1,3}[.)]|\(?[a-z][.)])[ \t]+|\d{1,2}(?:\.\d{1,2})*\.? +[^\W\d_a-z])"
+)
 _HEADING = re.compile(r"[ \t]{0,3}#{1,6}[ \t]+")
 _FIELDS = re.compile(r"[^\s:;|][^:;|]{0,60}: \S")
+_FIELD = re.compile(r"[ \t]*[^\W_][\w.\-]{0,60}: \S")
+_COLUMNS = re.compile(r"[^|:\n]+(?: \| [^|:\n]+)+")
 _TERMINAL = re.compile(r"[.!?:;…。！？][\"'”’»)\]*_]*\s*$")
 # A wrapped line of prose is about this long; a shorter one that does not end a sentence stands by itself.
 _WRAPPED_LINE_CHARACTERS = 60
+# A record of "name: value" lines is quoted whole up to this length: one of its lines says little by itself.
+_RECORD_CHARACTERS = 400
 
 
 @dataclass(frozen=True, slots=True)
 class Sentence:
-    """``text[start:end]`` of the text it was found in. ``kind``: "prose", "row" or "heading".
+    """``text[start:end]`` of the text it was found in. ``kind``: "prose", "row", "field" or "heading".
 
-    ``header`` is the header row of the Markdown table that a row belongs to.
+    A row is one of a table or a whole record, a field one line of a longer record; a table's column names
+    count as a heading. ``header`` is the header row of the Markdown table that a row belongs to.
     """
 
     start: int
@@ -64,15 +71,23 @@ def _lines(text: str, start: int, end: int) -> list[tuple[int, int]]:
 
 def _block(text: str, start: int, end: int) -> Iterator[Sentence]:
     lines = _lines(text, start, end)
+    pieces = [text[first:last] for first, last in lines]
+    if len(pieces) > 1 and all(_FIELD.match(piece) and not _is_fields(piece) for piece in pieces):
+        if lines[-1][1] - lines[0][0] <= _RECORD_CHARACTERS:
+            yield _trimmed(text, lines[0][0], lines[-1][1], "row")
+        else:
+            yield from (_trimmed(text, *line, "field") for line in lines)
+        return
     header = ""
-    if len(lines) > 1 and _ROW.fullmatch(text[slice(*lines[0])]) and _RULE.fullmatch(text[slice(*lines[1])]):
-        header = text[slice(*lines[0])].strip()
+    if len(lines) > 1 and _ROW.fullmatch(pieces[0]) and _RULE.fullmatch(pieces[1]):
+        header = pieces[0].strip()
     run: tuple[int, int] | None = None
-    for line in lines:
-        kind = _line_kind(text[slice(*line)])
+    for number, line in enumerate(lines):
+        following = pieces[number + 1] if number + 1 < len(pieces) else ""
+        kind = _line_kind(pieces[number], following)
         if kind == "rule":
             continue
-        if run is not None and kind == "prose" and _continues(text[slice(*run)], text[slice(*line)]):
+        if run is not None and kind == "prose" and _continues(text[slice(*run)], pieces[number]):
             run = run[0], line[1]
             continue
         if run is not None:
@@ -86,25 +101,25 @@ def _block(text: str, start: int, end: int) -> Iterator[Sentence]:
         yield from _prose(text, *run)
 
 
-def _line_kind(line: str) -> str:
-    if _HEADING.match(line):
-        return "heading"
+def _line_kind(line: str, following: str) -> str:
     if _RULE.fullmatch(line):
         return "rule"
-    if _ROW.fullmatch(line) or len(_FIELDS.findall(line)) > 1:
-        return "row"
-    return "prose"
+    names_columns = _ROW.fullmatch(line) and _RULE.fullmatch(following)
+    if _HEADING.match(line) or names_columns or (_COLUMNS.fullmatch(line) and _is_fields(following)):
+        return "heading"
+    return "row" if _ROW.fullmatch(line) or _is_fields(line) else "prose"
+
+
+def _is_fields(line: str) -> bool:
+    return len(_FIELDS.findall(line)) > 1 and "; " in line
 
 
 def _continues(before: str, line: str) -> bool:
     """Whether ``line`` goes on with the prose ``before`` it, which a line break merely wraps."""
-    if _BULLET.match(line):
+    if _ITEM.match(line) or _FIELD.match(line):
         return False
     last = before.rpartition("\n")[2].strip()
-    stripped = line.strip()
-    if stripped[0].islower():
-        return True
-    return len(last) >= _WRAPPED_LINE_CHARACTERS
+    return line.strip()[0].islower() or len(last) >= _WRAPPED_LINE_CHARACTERS
 
 
 def _prose(text: str, start: int, end: int) -> Iterator[Sentence]:
