@@ -9,6 +9,7 @@ from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
 
 from shared.config import Settings, settings
+from shared.telemetry import log_model_call
 
 if TYPE_CHECKING:
     from shared.identity import Keys
@@ -79,7 +80,9 @@ class Services:
 
         identity = self.credential() if self.settings.identity_client_id else None
         return Gateway(
-            self.catalogue, credentials=DeploymentCredentials(self.settings.environment, identity=identity)
+            self.catalogue,
+            credentials=DeploymentCredentials(self.settings.environment, identity=identity),
+            recorder=log_model_call,
         )
 
     @cached_property

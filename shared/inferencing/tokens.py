@@ -48,6 +48,9 @@ class BytePairTokenizer:
 class FileTokenizer:
     """A ``tokenizer.json`` of the Hugging Face format, without the truncation it may be saved with."""
 
+    # Bounds the memory of one call: an encoding is many times its text.
+    _BATCH_TEXTS = 256
+
     def __init__(self, path: Path) -> None:
         from tokenizers import Tokenizer as HuggingFaceTokenizer
 
@@ -59,8 +62,12 @@ class FileTokenizer:
         return self.count_many([text])[0]
 
     def count_many(self, texts: Sequence[str]) -> list[int]:
-        sane = [text.encode("utf-8", "replace").decode("utf-8") for text in texts]
-        return [len(encoding) for encoding in self._tokenizer.encode_batch_fast(sane)]
+        counts: list[int] = []
+        for first in range(0, len(texts), self._BATCH_TEXTS):
+            some = texts[first : first + self._BATCH_TEXTS]
+            sane = [text.encode("utf-8", "replace").decode("utf-8") for text in some]
+            counts += [len(encoding) for encoding in self._tokenizer.encode_batch_fast(sane)]
+        return counts
 
 
 _loaded: dict[str, Tokenizer] = {}

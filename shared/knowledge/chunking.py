@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from functools import cache
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
+
+from shared.inferencing.tokens import Tokenizer, load_tokenizer
 
 if TYPE_CHECKING:
     from shared.knowledge.parsing.document import ParsedDocument
@@ -78,89 +79,6 @@ class Chunk:
 
 def _with_context(context: str, text: str) -> str:
     return f"{context}\n{text}" if context else text
-
-
-class Tokenizer(Protocol):
-    """Counts tokens as the model does, special tokens included."""
-
-    def count(self, text: str) -> int: ...
-
-    def count_many(self, texts: Sequence[str]) -> list[int]: ...
-
-
-class _BytePair:
-    """OpenAI's encodings. A special token's name in a text is counted as the text it is."""
-
-    def __init__(self, encoding: str) -> None:
-        from bpe_openai import get_encoding
-
-        self._encoding = get_encoding(encoding)
-
-    def count(self, text: str) -> int:
-        return len(self._encoding.encode(text, disallowed_special=()))
-
-    def count_many(self, texts: Sequence[str]) -> list[int]:
-        return [self.count(text) for text in texts]
-
-
-class _HuggingFace:
-    """A ``tokenizer.json``, without the truncation and padding it may configure."""
-
-    _BATCH = 256  # bounds the memory of one call: an encoding is many times its text
-
-    def __init__(self, path: str) -> None:
-        from tokenizers import Tokenizer
-
-        self._tokenizer = Tokenizer.from_file(path)
-        self._tokenizer.no_truncation()
-        self._tokenizer.no_padding()
-
-    def count(self, text: str) -> int:
-        return self.count_many([text])[0]
-
-    def count_many(self, texts: Sequence[str]) -> list[int]:
-        counts: list[int] = []
-        for first in range(0, len(texts), self._BATCH):
-            encodings = self._tokenizer.encode_batch_fast(list(texts[first : first + self._BATCH]))
-            counts += [len(encoding) for encoding in encodings]
-        return counts
-
-
-@cache
-def load_tokenizer(spec: str) -> Tokenizer:
-    """Return the tokenizer that ``spec`` names; the same object for the same specification.
-
-    "o200k" and "cl100k" are OpenAI's; "package:<distribution>:<path>" is a file of an installed
-    distribution, which is not imported; "file:<path>" is a file. Raises `ValueError` for any other form and
-    `FileNotFoundError` for a file that is not there.
-    """
-    if spec in ("o200k", "cl100k"):
-        return _BytePair(f"{spec}_base")
-    scheme, _, rest = spec.partition(":")
-    if scheme == "package" and ":" in rest:
-        return _HuggingFace(_packaged_file(*rest.split(":", 1)))
-    if scheme == "file" and rest:
-        from pathlib import Path
-
-        if not Path(rest).is_file():
-            raise FileNotFoundError(f"There is no tokenizer file {rest!r}.")
-        return _HuggingFace(rest)
-    raise ValueError(
-        f"A tokenizer is 'o200k', 'cl100k', 'package:<distribution>:<path>' or 'file:<path>', not {spec!r}."
-    )
-
-
-def _packaged_file(distribution: str, path: str) -> str:
-    from importlib import metadata
-
-    try:
-        files = metadata.files(distribution) or []
-    except metadata.PackageNotFoundError:
-        raise FileNotFoundError(f"The distribution {distribution!r} is not installed.") from None
-    for file in files:
-        if file.as_posix() == path or file.as_posix().endswith(f"/{path}"):
-            return str(file.locate())
-    raise FileNotFoundError(f"The distribution {distribution!r} has no file {path!r}.")
 
 
 Span = tuple[int, int]

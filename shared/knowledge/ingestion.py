@@ -28,9 +28,11 @@ from shared.errors import (
     Cancelled,
     DocumentError,
     GroundworkError,
+    InvalidRequest,
     NotFound,
     PayloadTooLarge,
 )
+from shared.identity import check_readers
 from shared.inferencing.calls import CallContext
 from shared.jobs import STATUS_ERRORS, Job, Jobs, Kind, State, Ticket
 from shared.knowledge.documents import (
@@ -64,6 +66,8 @@ WRITES_IN_FLIGHT = 8
 # A change of parsing or chunking that should make unchanged documents be read anew raises this number.
 PIPELINE_VERSION = 1
 HEAD_BYTES = 4096
+# An upload is one property of its record: Azure Tables holds 64 KiB of UTF-16 in one.
+UPLOAD_BYTES = 60_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,7 +288,8 @@ class Ingestion:
                 f"the limit is {self._max_document_bytes}.",
                 limit=self._max_document_bytes,
             )
-        return Upload(
+        check_readers(document.readers or ())
+        upload = Upload(
             id=check_id(document.id),
             sha256=hashlib.sha256(document.content).hexdigest(),
             size=len(document.content),
@@ -294,6 +299,9 @@ class Ingestion:
             tags=document.tags,
             readers=document.readers,
         )
+        if len(json.dumps(upload.to_dict(), ensure_ascii=False).encode("utf-16-le")) > UPLOAD_BYTES:
+            raise InvalidRequest(f"Title, source, tags and readers of {upload.id!r} are too long together.")
+        return upload
 
     # --- plan ---
 
@@ -459,7 +467,11 @@ class Ingestion:
             return Outcome.failed(upload.id, NotFound("raw document", upload.id), record.version)
         try:
             made = await self._parsers.prepare(
-                content, Media(upload.media), name=upload.id, budget=_budget(model)
+                content,
+                Media(upload.media),
+                name=upload.id,
+                budget=_budget(model),
+                title=upload.title or None,
             )
         except DocumentError as error:
             return Outcome.failed(upload.id, error, record.version)
@@ -490,7 +502,8 @@ class Ingestion:
     ) -> None:
         name = parsed_blob(collection.tenant, collection.name, prepared.upload.id, prepared.version)
         spans = [[chunk.start, chunk.end] for chunk in chunks]
-        data = json.dumps({"document": document.to_dict(), "chunks": spans}, ensure_ascii=False)
+        kept = {"document": document.to_dict(), "chunks": spans, "readers": prepared.upload.readers}
+        data = json.dumps(kept, ensure_ascii=False)
         await self._storage.put_blob(PARSED, name, data.encode(), content_type="application/json")
 
     # --- embed ---
@@ -516,7 +529,9 @@ class Ingestion:
         ]
         index = await self._indexes.of(collection.embedding_model)
         await index.upload(chunks)
-        await self._withdraw_overtaken(collection, index, chunks)
+        if await self._jobs.fetch(ticket, f"{shard}/outcomes") is not None:
+            # The shard was committed while this ran: a second run of this step, overtaken by the first.
+            await self._withdraw_overtaken(collection, index, chunks)
         await self._jobs.report(ticket, f"{shard}.{batch_number // 200}", **_share(batch_number, len(chunks)))
 
     async def _withdraw_overtaken(
