@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from typing import Annotated
 
 import azure.durable_functions as df
 from azurefunctions.extensions.http.fastapi import JSONResponse, Response
@@ -10,8 +12,8 @@ from pydantic import Field
 
 from functions.http import Call, Model, route
 from functions.services import services
-from shared.errors import InvalidName, InvalidParameter, NotFound
-from shared.identity import Role, check_name
+from shared.errors import InvalidParameter, NotFound
+from shared.identity import Role, check_name, check_readers
 from shared.inferencing import Kind
 from shared.knowledge.collections import EVERYONE
 from shared.knowledge.documents import check_id
@@ -21,12 +23,17 @@ from shared.storage import PARSED
 blueprint = df.Blueprint()
 
 
+# All of a list lie in one property of a table row, which holds 32,768 characters (Azure Tables).
+Reader = Annotated[str, Field(max_length=210)]
+MAX_READERS = 50
+
+
 class CollectionSettings(Model):
     """A collection's settings. ``readers``: ``tenant:*``, ``user:NAME`` or ``group:NAME``."""
 
     description: str = Field("", max_length=2000)
     embedding_model: str = Field("embedding", max_length=64)
-    readers: tuple[str, ...] = Field(EVERYONE, min_length=1, max_length=100)
+    readers: tuple[Reader, ...] = Field(EVERYONE, min_length=1, max_length=MAX_READERS)
 
 
 @route(
@@ -46,10 +53,7 @@ async def put_collection(call: Call) -> Response:
         raise InvalidParameter(
             f"There is no embedding model {wanted.embedding_model!r}.", parameter="embedding_model"
         )
-    for reader in wanted.readers:
-        kind, _, who = reader.partition(":")
-        if kind not in ("tenant", "user", "group") or not who or (kind == "tenant" and who != "*"):
-            raise InvalidName("A reader is 'tenant:*', 'user:NAME' or 'group:NAME'.", parameter="readers")
+    check_readers(wanted.readers)
     collection, new = await services().collections.put(
         call.principal.tenant,
         name,
@@ -78,14 +82,14 @@ async def get_collection(call: Call) -> Response:
 async def list_documents(call: Call) -> Response:
     """The documents of a collection: states, versions, errors; paged."""
     tenant, collection = call.principal.tenant, call.path("collection")
-    await services().collections.get(tenant, collection)
+    settings = await services().collections.get(tenant, collection)
     after = call.query("after")
     if after and not (after.isascii() and after.isalnum()):
         raise InvalidParameter("'after' is the 'next' of an earlier page.", parameter="after")
     records, following = await services().documents.list(
         tenant, collection, after=after, limit=call.number("limit", 100, 1000)
     )
-    visible = [record for record in records if _may_read(call, record.upload.readers)]
+    visible = [record for record in records if _may_read(call, record.upload.readers, settings.readers)]
     return JSONResponse({"items": [record.to_document() for record in visible], "next": following})
 
 
@@ -93,20 +97,25 @@ async def list_documents(call: Call) -> Response:
 async def get_document(call: Call) -> Response:
     """A document's record; with ``view=text`` its text as it was read, for showing a citation in context."""
     tenant, collection = call.principal.tenant, call.path("collection")
-    await services().collections.get(tenant, collection)
+    settings = await services().collections.get(tenant, collection)
     document = check_id(call.path("document"))
     record = await services().documents.get(tenant, collection, document)
-    if not _may_read(call, record.upload.readers):
+    if not _may_read(call, record.upload.readers, settings.readers):
         raise NotFound("document", document)
     if call.query("view") != "text":
         return JSONResponse(record.to_document())
     version = call.number("version", record.visible, 1 << 31) if record.visible else 0
-    data = version and await services().storage.get_blob(
+    # A version that is not visible yet has its text already.
+    known = 0 < version <= record.visible
+    data = known and await services().storage.get_blob(
         PARSED, parsed_blob(tenant, collection, document, version)
     )
     if not data:
         raise NotFound("text of the document", document)
     parsed = json.loads(data)
+    # The record tells of the last upload; the text of an earlier one has its own access list.
+    if not _may_read(call, parsed["readers"], settings.readers):
+        raise NotFound("text of the document", document)
     text = parsed["document"]
     return JSONResponse(
         {
@@ -121,8 +130,7 @@ async def get_document(call: Call) -> Response:
     )
 
 
-def _may_read(call: Call, readers: tuple[str, ...] | None) -> bool:
-    """Whether the document's own access list, where it has one, admits the caller."""
-    return (
-        readers is None or call.principal.may(Role.OPERATOR) or bool({*readers} & {*call.principal.readers})
-    )
+def _may_read(call: Call, own: Sequence[str] | None, defaults: Sequence[str]) -> bool:
+    """Whether the document's own access list, or that of its collection where it has none, admits the caller."""
+    readers = defaults if own is None else own
+    return call.principal.may(Role.OPERATOR) or bool({*readers} & {*call.principal.readers})

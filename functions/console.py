@@ -48,8 +48,12 @@ async def openapi(call: Call) -> Response:
 
 
 def _file(name: str) -> Response:
-    path = (WEB / name).resolve()
-    if not path.is_relative_to(WEB) or not path.is_file() or path.suffix == ".md":
+    try:
+        path = (WEB / name).resolve()
+        known = path.is_relative_to(WEB) and path.is_file() and path.suffix != ".md"
+    except (OSError, ValueError):  # names that no file system takes: too long, with NUL
+        raise NotFound("file") from None
+    if not known:
         raise NotFound("file", name)
     media_type = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
     if path.suffix == ".js":

@@ -7,12 +7,13 @@ turns every error into RFC 9457 problem details. `ROUTES` lists what was registe
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import azure.durable_functions as df
 import azure.functions as func
@@ -21,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from functions.services import services
 from shared.errors import (
+    Cancelled,
     GroundworkError,
     InternalError,
     InvalidParameter,
@@ -39,7 +41,9 @@ log = logging.getLogger("groundwork.http")
 
 Client = df.DurableOrchestrationClient
 Handler = Callable[..., Awaitable[Response]]
+ErrorRenderer = Callable[[GroundworkError, str], Response]
 Body = TypeVar("Body", bound="Model")
+Result = TypeVar("Result")
 
 # JSON bodies hold requests, not files; a batch of inline documents is the largest. Azure takes 210 MB.
 MAX_JSON_BYTES = 32 * 1024 * 1024
@@ -71,7 +75,8 @@ class Call:
     def number(self, name: str, default: int, most: int) -> int:
         """A whole number of the query string from 1 to ``most``."""
         value = self.query(name, str(default))
-        if not (value.isascii() and value.isdigit() and 1 <= int(value) <= most):
+        digits = value.isascii() and value.isdigit() and len(value) <= len(str(most))
+        if not (digits and 1 <= int(value) <= most):
             raise InvalidParameter(f"{name!r} must be a whole number from 1 to {most}.", parameter=name)
         return int(value)
 
@@ -89,24 +94,40 @@ class Call:
             parts.append(part)
         return b"".join(parts)
 
-    async def json(self, model: type[Body]) -> Body:
-        """The body as ``model``; raises `MalformedJson` or `InvalidRequest` that names each fault."""
+    async def json_value(self) -> Any:
+        """The body as parsed JSON; raises `MalformedJson`."""
         raw = await self.body(MAX_JSON_BYTES)
         try:
-            value = json.loads(raw or b"{}")
+            # Decoded here: `json.loads` would guess at other encodings and let surrogates pass.
+            text = raw.decode("utf-8-sig")
+            value = json.loads(text or "{}", parse_constant=_refuse_constant)
         except (ValueError, RecursionError):
-            raise MalformedJson("The body is not valid JSON.") from None
-        if _has_surrogate(raw, value):
+            raise MalformedJson("The body is not valid JSON in UTF-8.") from None
+        if _has_surrogate(text, value):
             raise MalformedJson("The body holds a lone surrogate, which is no Unicode text.")
+        return value
+
+    async def json(self, model: type[Body]) -> Body:
+        """The body as ``model``; raises `MalformedJson` or `InvalidRequest` that names each fault."""
+        return validated(model, await self.json_value())
+
+    async def while_connected(self, work: Awaitable[Result]) -> Result:
+        """``work``'s result; when the client leaves first, ``work`` is cancelled and `Cancelled` raised.
+
+        The body must have been read before.
+        """
+        working = asyncio.ensure_future(work)
+        leaving = asyncio.ensure_future(_disconnected(self.request))
         try:
-            return model.model_validate(value)
-        except ValidationError as error:
-            faults = [
-                {"path": "/".join(str(part) for part in fault["loc"]), "fault": fault["msg"]}
-                for fault in error.errors(include_url=False, include_input=False, include_context=False)
-            ]
-            first = faults[0]
-            raise InvalidRequest(f"{first['path'] or 'body'}: {first['fault']}", faults=faults[:20]) from None
+            await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
+            if not working.done():
+                raise Cancelled("The client went away.")
+            return working.result()
+        finally:
+            leaving.cancel()
+            if not working.done():
+                working.cancel()
+                await asyncio.gather(working, return_exceptions=True)
 
     @property
     def base_url(self) -> str:
@@ -114,9 +135,35 @@ class Call:
         return services().settings.public_url or ""
 
 
+def validated(model: type[Body], value: Any) -> Body:
+    """``value`` as ``model``; raises `InvalidRequest` that names each fault."""
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        faults = [
+            {"path": "/".join(str(part) for part in fault["loc"]), "fault": fault["msg"]}
+            for fault in error.errors(include_url=False, include_input=False, include_context=False)
+        ]
+        first = faults[0]
+        raise InvalidRequest(f"{first['path'] or 'body'}: {first['fault']}", faults=faults[:20]) from None
+
+
+async def _disconnected(request: Request) -> None:
+    """Return when the client has left."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON number")
+
+
 @dataclass(frozen=True, slots=True)
 class RouteEntry:
-    """One registered route, for the contract and for tests that sweep over all of them."""
+    """One registered route, for the contract and for tests that sweep over all of them.
+
+    ``errors`` makes the response to a request that failed: problem details, or another protocol's shape.
+    """
 
     method: str
     path: str
@@ -124,6 +171,7 @@ class RouteEntry:
     summary: str
     body: type[Model] | None
     statuses: tuple[int, ...]
+    errors: ErrorRenderer
 
 
 ROUTES: list[RouteEntry] = []
@@ -138,17 +186,21 @@ def route(
     durable: bool = False,
     body: type[Model] | None = None,
     statuses: tuple[int, ...] = (200,),
+    name: str = "",
+    errors: ErrorRenderer | None = None,
 ) -> Callable[[Callable[[Call], Awaitable[Response]]], Handler]:
     """Serve ``method path`` with a handler that takes a `Call`.
 
     The caller must hold ``role``; None leaves the route open to everyone. ``durable`` gives the handler
-    a Durable client. The handler's first docstring line becomes the summary in the contract.
+    a Durable client. The handler's first docstring line becomes the summary in the contract, and its name
+    that of the function unless ``name`` is given. ``errors`` takes the place of `problem`.
     """
+    render = errors or problem
 
     def decorate(handle: Callable[[Call], Awaitable[Response]]) -> Handler:
-        name = handle.__name__
-        summary = (handle.__doc__ or name).strip().splitlines()[0].rstrip(".")
-        ROUTES.append(RouteEntry(method, path, role, summary, body, statuses))
+        function_name = name or handle.__name__
+        summary = (handle.__doc__ or function_name).strip().splitlines()[0].rstrip(".")
+        ROUTES.append(RouteEntry(method, path, role, summary, body, statuses, render))
 
         async def answer(req: Request, client: Client | None = None) -> Response:
             correlation_id = _correlation_id(req)
@@ -156,10 +208,10 @@ def route(
                 principal = await _principal(req, role)
                 response = await handle(Call(req, principal, correlation_id, client))
             except GroundworkError as error:
-                response = problem(error, correlation_id)
+                response = render(error, correlation_id)
             except Exception:
                 log.exception("request_failed", extra={"route": path, "correlation_id": correlation_id})
-                response = problem(InternalError(), correlation_id)
+                response = render(InternalError(), correlation_id)
             response.headers[CORRELATION_HEADER] = correlation_id
             return response
 
@@ -170,7 +222,7 @@ def route(
             return await answer(req)
 
         function: Any = with_client if durable else without_client
-        function.__name__ = name
+        function.__name__ = function_name
         # The host reads the annotations themselves, so they must not be strings here.
         function.__annotations__ = {"req": Request, "return": Response}
         if durable:
@@ -179,7 +231,7 @@ def route(
         registered = blueprint.route(
             route=path.lstrip("/"), methods=[method], auth_level=func.AuthLevel.ANONYMOUS
         )(function)
-        return blueprint.function_name(name)(registered)
+        return blueprint.function_name(function_name)(registered)
 
     return decorate
 
@@ -207,8 +259,8 @@ def _correlation_id(request: Request) -> str:
     return given if 8 <= len(given) <= 64 and plain.isascii() and plain.isalnum() else uuid.uuid4().hex
 
 
-def _has_surrogate(raw: bytes, value: Any) -> bool:
-    if b"\\ud" not in raw and b"\\uD" not in raw:
+def _has_surrogate(text: str, value: Any) -> bool:
+    if "\\ud" not in text and "\\uD" not in text:
         return False
     try:
         json.dumps(value, ensure_ascii=False).encode()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import azure.durable_functions as df
 from azurefunctions.extensions.http.fastapi import JSONResponse, Response
 from pydantic import Field
@@ -18,12 +20,16 @@ DEFAULT_EXPIRY_SECONDS = 90 * 24 * 3600
 LONGEST_EXPIRY_SECONDS = 366 * 24 * 3600
 
 
+# A hundred of them lie in one property of a table row, which holds 32,768 characters (Azure Tables).
+Group = Annotated[str, Field(min_length=1, max_length=100)]
+
+
 class KeyBody(Model):
     """Whom a new key stands for. Only the platform's administrator may name another tenant."""
 
     user: str = Field(min_length=1, max_length=200)
     tenant: str | None = Field(None, max_length=63)
-    groups: tuple[str, ...] = Field((), max_length=100)
+    groups: tuple[Group, ...] = Field((), max_length=100)
     roles: tuple[Role, ...] = Field((Role.READER,), min_length=1, max_length=5)
     expires_seconds: float = Field(DEFAULT_EXPIRY_SECONDS, gt=0, le=LONGEST_EXPIRY_SECONDS)
 

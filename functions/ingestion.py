@@ -11,7 +11,7 @@ import binascii
 import json
 import logging
 from collections.abc import Generator
-from typing import Any
+from typing import Annotated, Any
 
 import azure.durable_functions as df
 import azure.functions as func
@@ -19,6 +19,7 @@ from azurefunctions.extensions.http.fastapi import Response
 from pydantic import Field
 
 from functions.activities import Context, StepFailed, activity, call, given
+from functions.collections import MAX_READERS, Reader
 from functions.http import Call, Client, Model, accepted, route
 from functions.jobs import start_job
 from functions.services import services
@@ -41,6 +42,8 @@ blueprint = df.Blueprint()
 # One request carries at most this many documents; larger sets go by blobs or several requests.
 MAX_INLINE_DOCUMENTS = 1000
 MAX_TAGS = 32
+MAX_TAG_CHARACTERS = 200
+Tag = Annotated[str, Field(max_length=MAX_TAG_CHARACTERS)]
 
 
 class InlineDocument(Model):
@@ -52,8 +55,8 @@ class InlineDocument(Model):
     content_type: str | None = Field(None, max_length=200)
     title: str = Field("", max_length=500)
     source: str = Field("", max_length=500)
-    tags: tuple[str, ...] = Field((), max_length=MAX_TAGS)
-    readers: tuple[str, ...] | None = None
+    tags: tuple[Tag, ...] = Field((), max_length=MAX_TAGS)
+    readers: tuple[Reader, ...] | None = Field(None, max_length=MAX_READERS)
 
     def incoming(self) -> Incoming:
         if (self.content is None) == (self.content_base64 is None):
@@ -92,8 +95,10 @@ async def put_document(call: Call) -> Response:
     tenant, collection = call.principal.tenant, call.path("collection")
     await services().collections.get(tenant, collection)
     tags = tuple(call.request.query_params.getlist("tag"))
-    if len(tags) > MAX_TAGS:
-        raise InvalidParameter(f"A document has at most {MAX_TAGS} tags.", parameter="tag")
+    if len(tags) > MAX_TAGS or any(len(tag) > MAX_TAG_CHARACTERS for tag in tags):
+        raise InvalidParameter(
+            f"A document has at most {MAX_TAGS} tags of {MAX_TAG_CHARACTERS} characters.", parameter="tag"
+        )
     incoming = Incoming(
         id=check_id(call.path("document")),
         content=await call.body(services().settings.max_document_bytes),

@@ -10,9 +10,11 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import math
 import re
 import secrets
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
@@ -82,6 +84,15 @@ def check_name(kind: str, name: str) -> str:
     return name
 
 
+def check_readers(readers: Iterable[str]) -> None:
+    """Raise `InvalidName` where a name of an access list can be no one's."""
+    for reader in readers:
+        kind, _, who = reader.partition(":")
+        named = kind in ("tenant", "user", "group") and who and who.isprintable()
+        if not named or (kind == "tenant" and who != "*"):
+            raise InvalidName("A reader is 'tenant:*', 'user:NAME' or 'group:NAME'.", parameter="readers")
+
+
 def digest(key: str) -> str:
     """The form in which a key is stored: SHA-256 in hexadecimal."""
     return hashlib.sha256(key.encode()).hexdigest()
@@ -118,7 +129,7 @@ class Keys:
         principal = _principal(row)
         if len(self._known) >= KEY_CACHE_ENTRIES:
             self._known.clear()
-        self._known[offered] = (time.monotonic() + KEY_CACHE_SECONDS, principal)
+        self._known[offered] = (time.monotonic() + min(KEY_CACHE_SECONDS, _seconds_left(row)), principal)
         return principal
 
     async def issue(self, principal: Principal, *, expires_seconds: float | None = None) -> str:
@@ -131,7 +142,7 @@ class Keys:
             "sha256": digest(key),
             "tenant": principal.tenant,
             "user": principal.user,
-            "groups": json.dumps(principal.groups),
+            "groups": json.dumps(principal.groups, ensure_ascii=False),
             "roles": json.dumps(principal.roles),
         }
         if expires_seconds is not None:
@@ -141,7 +152,11 @@ class Keys:
 
 
 def _expired(row: Row) -> bool:
-    return "expires" in row and float(row["expires"]) <= time.time()
+    return _seconds_left(row) <= 0
+
+
+def _seconds_left(row: Row) -> float:
+    return float(row["expires"]) - time.time() if "expires" in row else math.inf
 
 
 def _principal(row: Row) -> Principal:

@@ -19,6 +19,7 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from shared.errors import Conflict, InvalidParameter, NotFound
@@ -32,6 +33,8 @@ PROGRESS_TABLE = "progress"
 ANNOUNCED = "_announced"
 # Errors that the status document itself shows; the result holds all of them.
 STATUS_ERRORS = 50
+# They lie in one property of the row, which holds 32,768 characters (Azure Tables).
+STATUS_ERRORS_CHARACTERS = 30_000
 PAGE_JOBS = 50
 # Conflicts of two writers of one job row resolve at the next try; more tries mean a fault.
 WRITE_TRIES = 8
@@ -295,7 +298,7 @@ class Jobs:
             ticket.job,
             state=state,
             counts=counts or {},
-            errors=tuple(errors)[:STATUS_ERRORS],
+            errors=_shown(errors),
         )
 
     async def request_cancel(self, tenant: str, job_id: str) -> Job:
@@ -375,6 +378,18 @@ class Jobs:
         """The JSON value under ``name``, or None."""
         data = await self._storage.get_blob(JOBS, f"{ticket.prefix}/{name}.json")
         return None if data is None else json.loads(data)
+
+
+def _shown(errors: Iterable[Mapping[str, Any]]) -> tuple[Mapping[str, Any], ...]:
+    """The errors that the job's row has room for, from the first on."""
+    shown: list[Mapping[str, Any]] = []
+    room = STATUS_ERRORS_CHARACTERS
+    for error in islice(errors, STATUS_ERRORS):
+        room -= len(json.dumps(dict(error)))
+        if room < 0:
+            break
+        shown.append(error)
+    return tuple(shown)
 
 
 def iso(moment: float | None) -> str | None:

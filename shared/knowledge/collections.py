@@ -46,7 +46,7 @@ class Collection:
             "RowKey": self.name,
             "description": self.description,
             "embedding_model": self.embedding_model,
-            "readers": json.dumps(self.readers),
+            "readers": json.dumps(self.readers, ensure_ascii=False),
             "created": self.created,
             "updated": self.updated,
             "deleting": self.deleting,

