@@ -6,7 +6,8 @@ import re
 import time
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import quote
 
 from functions.chat import MAX_MESSAGE_CHARACTERS
@@ -16,7 +17,7 @@ from shared.errors import InvalidName, InvalidParameter, NotFound, PromptTooLong
 from shared.inferencing.chat import completion_limit
 
 if TYPE_CHECKING:
-    from shared.intelligence.answers import Answer, AnswerRequest
+    from shared.intelligence.answers import Answer, AnswerEvent, AnswerRequest
 
 PREFIX = "rag:"
 # What an answer from documents cannot honour; a client that relies on it must not be left in the belief.
@@ -58,7 +59,8 @@ async def chunks(call: Call, model: str, body: Mapping[str, Any]) -> AsyncGenera
     head = {"id": f"chatcmpl-{call.correlation_id}", "object": "chat.completion.chunk"}
     head |= {"created": int(time.time()), "model": model}
     role: dict[str, Any] = {"role": "assistant"}
-    async with aclosing(services().answers.stream(call.principal, request)) as events:
+    stream = services().answers.stream(call.principal, request)
+    async with aclosing(cast("AsyncGenerator[AnswerEvent, None]", stream)) as events:
         async for event in events:
             match event:
                 case Delta(text):
@@ -91,18 +93,9 @@ def _request(collection: str, body: Mapping[str, Any]) -> AnswerRequest:
     if body.get("n") not in (None, 1):
         raise InvalidParameter("Answers from documents come one at a time: 'n' must be 1.", parameter="n")
     messages = [_message(message, index) for index, message in enumerate(body["messages"])]
-    request = AnswerRequest(
-        collections=(collection,), messages=messages, session=body.get("prompt_cache_key")
-    )
+    request = AnswerRequest((collection,), messages, session=body.get("prompt_cache_key"))
     model = services().catalogue.models.get(request.model)
-    if model is None:
-        raise NotFound("model", request.model)
-    return AnswerRequest(
-        collections=request.collections,
-        messages=messages,
-        session=request.session,
-        max_tokens=completion_limit(model, body),
-    )
+    return request if model is None else replace(request, max_tokens=completion_limit(model, body))
 
 
 def _message(message: Mapping[str, Any], index: int) -> dict[str, str]:
@@ -127,9 +120,10 @@ def _text(content: Any) -> str | None:
     """The text of a message; None where it has parts of another type."""
     if isinstance(content, str):
         return content
-    parts = content if isinstance(content, list) else [None]
-    texts = [part.get("text") if isinstance(part, Mapping) else None for part in parts]
-    return "".join(texts) if all(isinstance(text, str) for text in texts) else None
+    if not isinstance(content, list):
+        return None
+    texts = [part["text"] for part in content if isinstance(part, dict) and isinstance(part.get("text"), str)]
+    return "".join(texts) if len(texts) == len(content) else None
 
 
 def _choice(delta: Mapping[str, Any], finish_reason: str | None) -> dict[str, Any]:
@@ -139,14 +133,14 @@ def _choice(delta: Mapping[str, Any], finish_reason: str | None) -> dict[str, An
 def _conclusion(answer: Answer, base_url: str) -> dict[str, Any]:
     """What a message says besides its text: OpenAI's annotations, and all that we know of the citations."""
     return {
-        "annotations": annotations(answer, base_url),
+        "annotations": url_citations(answer, base_url),
         "citations": [citation.to_dict() for citation in answer.citations],
         "found": answer.found,
         "grounded": answer.grounded,
     }
 
 
-def annotations(answer: Answer, base_url: str) -> list[dict[str, Any]]:
+def url_citations(answer: Answer, base_url: str) -> list[dict[str, Any]]:
     """Where in the answer's text each citation's mark stands, and an address of what it cites."""
     cited = {citation.number: citation for citation in answer.citations}
     mark = _MARK_OF_QUOTE if answer.strategy == "quoting" else _MARK

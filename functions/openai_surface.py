@@ -77,8 +77,8 @@ def serve(
 async def models(call: Call) -> Response:
     """The models: those of the catalogue, and rag:NAME for each of the tenant's collections."""
     entries = [answers.model_entry(name, _catalogue_time()) for name in services().catalogue.models]
-    async for collection in services().collections.list(call.principal.tenant):
-        entries.append(answers.model_object(collection.name, collection.created))
+    found = services().collections.list(call.principal.tenant)
+    entries += [answers.model_object(each.name, each.created) async for each in found]
     return JSONResponse({"object": "list", "data": entries})
 
 
