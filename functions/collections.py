@@ -131,6 +131,6 @@ async def get_document(call: Call) -> Response:
 
 
 def _may_read(call: Call, own: Sequence[str] | None, defaults: Sequence[str]) -> bool:
-    """Whether the document's own access list, or that of its collection where it has none, admits the caller."""
+    """Whether the document's access list, or its collection's where it has none, admits the caller."""
     readers = defaults if own is None else own
     return call.principal.may(Role.OPERATOR) or bool({*readers} & {*call.principal.readers})
