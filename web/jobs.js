@@ -42,7 +42,8 @@ export function Jobs({ opened }) {
   if (!jobs) return html`<p class="quiet" aria-busy="true">Loading …</p>`;
   const ids = new Set(jobs.map((job) => job.id));
   const all = [...jobs, ...older.filter((job) => !ids.has(job.id))];
-  const live = new Set(all.filter((job) => !FINAL.has(job.state)).slice(0, LIVE_STREAMS).map((job) => job.id));
+  const open = all.filter((job) => !FINAL.has(job.state)).sort((one, other) => (other.state === "running") - (one.state === "running"));
+  const live = new Set(open.slice(0, LIVE_STREAMS).map((job) => job.id));
   return html`
     <section class="main-column">
       <div class="title-row"><h1>Jobs</h1></div>
@@ -130,7 +131,7 @@ function Progress({ progress, state, title }) {
     <div class="progress">
       <${Bar} share=${overall(progress)} label=${`Progress of ${title}`} />
       <div class="row between fine">
-        <span>${number(progress.done)} of ${plural(progress.total, progress.unit.replace(/s$/, ""), progress.unit)}</span>
+        <span>${number(progress.done)} of ${plural(progress.total, one(progress.unit), progress.unit)}</span>
         <span>${[rate, left].filter(Boolean).join(" · ") || (state === "queued" ? "waiting to start" : "")}</span>
       </div>
       ${progress.stages.length > 0 && html`
@@ -138,7 +139,7 @@ function Progress({ progress, state, title }) {
           ${progress.stages.map((stage) => html`
             <li class=${stage.total && stage.done >= stage.total ? "done" : stage.done ? "now" : ""}>
               <span>${stage.name}</span>
-              <span class="fine">${stage.total ? `${number(stage.done)} / ${number(stage.total)} ${stage.unit}` : "–"}</span>
+              <span class="fine">${stage.total ? `${number(stage.done)} / ${plural(stage.total, one(stage.unit), stage.unit)}` : "–"}</span>
             </li>
           `)}
         </ol>
@@ -146,6 +147,8 @@ function Progress({ progress, state, title }) {
     </div>
   `;
 }
+
+const one = (unit) => unit.replace(/s$/, "");
 
 /** One share for all stages: documents count as done only at the very end, when their shard is published. */
 function overall({ done, total, stages }) {

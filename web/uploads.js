@@ -116,10 +116,15 @@ export function UploadList({ uploads }) {
         <p role="status"><strong>${done} of ${plural(items.length, "file")} done</strong>${failed ? `, ${failed} failed` : ""}</p>
         ${!busy && html`<button class="plain small" onClick=${() => uploads.clear()}>Clear</button>`}
       </div>
-      <ul>${items.slice(0, LISTED).map((one) => html`<${UploadRow} key=${one.key} one=${one} />`)}</ul>
+      <ul>${[...items].sort(byUrgency).slice(0, LISTED).map((one) => html`<${UploadRow} key=${one.key} one=${one} />`)}</ul>
     </section>
   `;
 }
+
+// What needs attention first, then what is under way, then what is done.
+const urgency = (one) => (one.state === "failed" ? 0 : UNDER_WAY.has(one.state) ? 1 : 2);
+
+const byUrgency = (one, other) => urgency(one) - urgency(other) || one.key - other.key;
 
 function UploadRow({ one }) {
   const [name] = nameAndFolder(one.id);

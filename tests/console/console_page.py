@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from playwright.async_api import Page
+from playwright.async_api import Page, expect
 
 
 @dataclass
@@ -43,4 +43,6 @@ class Console:
 
     async def ask(self, question: str) -> None:
         await self.page.fill("#question", question)
+        # The collections to ask come after the page itself.
+        await expect(self.page.get_by_role("button", name="Ask", exact=True)).to_be_enabled()
         await self.page.keyboard.press("Enter")
