@@ -141,7 +141,7 @@ def _ingested(client: Groundwork, documents: list[str], host: psutil.Process) ->
                 break
             if time.monotonic() - began > JOB_SECONDS:
                 raise SystemExit("The ingestion did not end.")
-            time.sleep(0.5)
+            time.sleep(status.retry_after or 1)
         if status.state != "succeeded":
             raise SystemExit(f"The job ended as {status.state}: {status.errors[:3]}")
     return time.monotonic() - began, peak

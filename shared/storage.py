@@ -158,7 +158,7 @@ class Storage:
             any_of = " or ".join(f"RowKey eq @{name}" for name in parameters)
             with _missing_is_none(), _faults_typed():
                 async for entity in self._table(table).query_entities(
-                    f"PartitionKey eq @partition and ({any_of})",
+                    f"PartitionKey eq @partition and ( {any_of} )",
                     parameters={"partition": partition, **parameters},
                 ):
                     found[entity["RowKey"]] = _plain(entity)

@@ -28,6 +28,8 @@ _COLUMNS = re.compile(r"[^|:\n]+(?: \| [^|:\n]+)+")
 _TERMINAL = re.compile(r"[.!?:;…。！？][\"'”’»)\]*_]*\s*$")
 # A wrapped line of prose is about this long; a shorter one that does not end a sentence stands by itself.
 _WRAPPED_LINE_CHARACTERS = 60
+# No abbreviation is longer; what stands further back need not be looked at.
+_WORD_CHARACTERS = 40
 # A record of "name: value" lines is quoted whole up to this length: one of its lines says little by itself.
 _RECORD_CHARACTERS = 400
 
@@ -138,12 +140,15 @@ def _ends_sentence(text: str, first: int, match: re.Match[str], end: int) -> boo
         return False
     if match[0][0] != ".":
         return not opener[1].islower()
-    word = _LAST_WORD.search(text, first, match.start())
+    word = _LAST_WORD.search(text, max(first, match.start() - _WORD_CHARACTERS), match.start())
     last = word[1].lower() if word else ""
-    if _ABBREVIATIONS.fullmatch(last) or (len(last) == 1 and last.isalpha() and word and word[1].isupper()):
+    initial = len(last) == 1 and last.isalpha() and word is not None and word[1].isupper()
+    if initial or _ABBREVIATIONS.fullmatch(last):
         return False
-    is_ordinal = last.isdigit() and len(last) <= 2 and not text[first : match.start()].strip().count(" ")
-    return not is_ordinal and not opener[1].islower()
+    opens_item = (
+        last.isdigit() and len(last) <= 2 and not text[first : word.start() if word else first].strip()
+    )
+    return not opens_item and not opener[1].islower()
 
 
 def _trimmed(text: str, start: int, end: int, kind: str, header: str = "") -> Sentence:

@@ -90,6 +90,7 @@ class CheckedText:
     def end(self) -> str:
         """The rest, when no more comes."""
         ready, self._held = self._held, ""
+        self.absent = self.absent or not (self.text + ready).strip()
         return "" if self.absent else self._checked(ready)
 
     def _checked(self, ready: str) -> str:

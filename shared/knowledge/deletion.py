@@ -43,6 +43,8 @@ class Deletion:
     ) -> Job:
         """Take a document out of sight and announce the job that removes it; `NotFound` where none is."""
         await self._collections.get(tenant, collection)
+        if before := await self._jobs.find(tenant, job_id):
+            return before
         await self._documents.get(tenant, collection, document)
         await self._jobs.put(Ticket(tenant, job_id), "plan", {"document": document})
         job = await self._jobs.create(

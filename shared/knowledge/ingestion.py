@@ -66,6 +66,8 @@ WRITES_IN_FLIGHT = 8
 # A change of parsing or chunking that should make unchanged documents be read anew raises this number.
 PIPELINE_VERSION = 1
 HEAD_BYTES = 4096
+# Content that its own process will read back within seconds; two shards' worth.
+RECENT_CONTENT_BYTES = 2 * SHARD_BYTES
 # An upload is one property of its record: Azure Tables holds 64 KiB of UTF-16 in one.
 UPLOAD_BYTES = 60_000
 
@@ -149,6 +151,33 @@ class _Prepared:
         )
 
 
+class RecentContent:
+    """Bytes that were just written and will be read soon; the oldest go first.
+
+    Names are content addresses, so what is kept here is never stale. A process that did not accept a
+    document finds nothing and reads the blob.
+    """
+
+    def __init__(self, capacity_bytes: int) -> None:
+        self._capacity_bytes = capacity_bytes
+        self._size = 0
+        self._content: dict[str, bytes] = {}
+
+    def put(self, name: str, content: bytes) -> None:
+        if name in self._content or len(content) > self._capacity_bytes:
+            return
+        self._content[name] = content
+        self._size += len(content)
+        while self._size > self._capacity_bytes:
+            self.take(next(iter(self._content)))
+
+    def take(self, name: str) -> bytes | None:
+        """The content, which is then no longer kept."""
+        content = self._content.pop(name, None)
+        self._size -= len(content or b"")
+        return content
+
+
 def raw_blob(tenant: str, collection: str, document: str, sha256: str) -> str:
     return f"{tenant}/{collection}/{document_key(tenant, collection, document)}/{sha256}"
 
@@ -186,6 +215,7 @@ class Ingestion:
         self._parsers = parsers
         self._max_document_bytes = max_document_bytes
         self._shards_in_flight = shards_in_flight
+        self._recent = RecentContent(RECENT_CONTENT_BYTES)
 
     # --- accept ---
 
@@ -462,7 +492,7 @@ class Ingestion:
                 record.pages_without_text,
             )
         name = raw_blob(collection.tenant, collection.name, upload.id, upload.sha256)
-        content = await self._storage.get_blob(RAW, name)
+        content = self._recent.take(name) or await self._storage.get_blob(RAW, name)
         if content is None:
             return Outcome.failed(upload.id, NotFound("raw document", upload.id), record.version)
         try:

