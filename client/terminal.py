@@ -120,16 +120,19 @@ class Terminal:
 
 
 def progress_text(progress: Progress | None, *, blocks: bool = True) -> str:
-    """A job's progress in one line: bar, count, stages, rate and time left, each where it is known."""
+    """A job's progress in one line: bar, count, time left, rate, stages, each where it is known."""
     if progress is None:
         return ""
     parts: list[str] = []
     if progress.total:
-        parts.append(
-            f"{_bar(progress.done / progress.total, blocks)} {progress.done}/{progress.total} {progress.unit}"
-        )
+        count = f"{progress.done}/{progress.total} {progress.unit}"
+        parts.append(f"{_bar(_share(progress, progress.total), blocks)} {count}")
     elif progress.done:
         parts.append(f"{progress.done} {progress.unit}")
+    if progress.eta_seconds is not None:
+        parts.append(f"{duration(progress.eta_seconds)} left")
+    if progress.rate:
+        parts.append(f"{progress.rate:.3g}/s")
     stages = [
         f"{stage.name} {stage.done}/{stage.total}" if stage.total else f"{stage.name} {stage.done}"
         for stage in progress.stages
@@ -137,11 +140,13 @@ def progress_text(progress: Progress | None, *, blocks: bool = True) -> str:
     ]
     if stages:
         parts.append((" → " if blocks else " > ").join(stages))
-    if progress.rate:
-        parts.append(f"{progress.rate:.3g}/s")
-    if progress.eta_seconds is not None:
-        parts.append(f"{duration(progress.eta_seconds)} left")
     return (" · " if blocks else ", ").join(part.strip() for part in parts)
+
+
+def _share(progress: Progress, total: int) -> float:
+    """How much is done over all stages: documents alone count only when their last stage is over."""
+    known = [min(1.0, stage.done / stage.total) for stage in progress.stages if stage.total]
+    return sum(known) / len(progress.stages) if known else progress.done / total
 
 
 def duration(seconds: float) -> str:

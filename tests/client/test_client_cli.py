@@ -92,7 +92,7 @@ def test_a_terminal_sees_one_progress_line_that_is_rewritten(
     script_ingestion(service)
     screen = Screen()
     ingest_folder(groundwork, folder, "new", out=screen)
-    assert "\rrunning  ████████████░░░░░░░░░░░░ 2/4 documents · parsed 2/4 · 2/s" in screen.getvalue()
+    assert "\rrunning  ████████████░░░░░░░░░░░░ 2/4 documents · 2/s · parsed 2/4" in screen.getvalue()
 
 
 def test_an_ingestion_with_failures_exits_with_one(service: Service, folder: Path) -> None:
@@ -167,7 +167,14 @@ def test_progress_is_told_only_as_far_as_it_is_known() -> None:
     assert progress_text(Progress(3, None, "documents")) == "3 documents"
     stages = (Stage("parsed", 2, 4), Stage("embedded"))
     text = progress_text(Progress(1, 4, "documents", stages, 0.5, 6.0), blocks=False)
-    assert text == "######.................. 1/4 documents, parsed 2/4, 0.5/s, 6 s left"
+    assert text == "######.................. 1/4 documents, 6 s left, 0.5/s, parsed 2/4"
+
+
+def test_the_bar_moves_before_the_first_document_is_through() -> None:
+    stages = (Stage("read", 4, 4), Stage("embed", 5, 10), Stage("publish", 0, 4))
+    assert progress_text(Progress(0, 4, "documents", stages)).startswith(
+        "█" * 12 + "░" * 12 + " 0/4 documents"
+    )
 
 
 def test_progress_in_a_log_is_rare() -> None:
