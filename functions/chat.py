@@ -12,12 +12,12 @@ from pydantic import Field
 
 from functions.activities import Context, StepFailed, activity, call, given
 from functions.http import Call, Model, accepted, event_stream, problem_document, route, sse
-from functions.jobs import start_job
+from functions.jobs import job_id_for, start_job
 from functions.search import passage_document
 from functions.services import services
 from shared.errors import Cancelled, GroundworkError, InternalError, NotFound
 from shared.identity import Principal, Role
-from shared.jobs import Kind, State, Ticket, new_id
+from shared.jobs import Kind, State, Ticket
 
 log = logging.getLogger("groundwork.chat")
 blueprint = df.Blueprint()
@@ -97,7 +97,6 @@ async def _events(call: Call, request: Any) -> AsyncIterator[bytes]:
 async def _as_job(call: Call, body: ChatBody) -> Response:
     principal = call.principal
     jobs = services().jobs
-    job_id = new_id()
     asked = {
         "body": body.model_dump(),
         "principal": {
@@ -106,16 +105,19 @@ async def _as_job(call: Call, body: ChatBody) -> Response:
             "roles": [role.value for role in principal.roles],
         },
     }
-    await jobs.put(Ticket(principal.tenant, job_id), "plan", asked)
-    job = await jobs.create(
-        principal.tenant,
-        Kind.ANSWER,
-        job_id=job_id,
-        title="Answer a question",
-        collection=", ".join(body.collections),
-        owner=principal.user,
-        total=1,
-    )
+    ticket = Ticket(principal.tenant, job_id_for(call))
+    job = await jobs.find(ticket.tenant, ticket.job)
+    if job is None:
+        await jobs.put(ticket, "plan", asked)
+        job = await jobs.create(
+            ticket.tenant,
+            Kind.ANSWER,
+            job_id=ticket.job,
+            title="Answer a question",
+            collection=", ".join(body.collections),
+            owner=principal.user,
+            total=1,
+        )
     await start_job(call.client, job)
     return accepted(call, job)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 import json
 import logging
 from collections.abc import Generator
@@ -20,18 +21,18 @@ from pydantic import Field
 
 from functions.activities import Context, StepFailed, activity, call, given
 from functions.collections import MAX_READERS, Reader
-from functions.http import Call, Client, Model, accepted, route
-from functions.jobs import start_job
+from functions.http import Call, Client, Model, accepted, route, validated
+from functions.jobs import job_id_for, start_job
 from functions.services import services
 from shared.errors import (
     GroundworkError,
+    InternalError,
     InvalidParameter,
     InvalidRequest,
     MalformedJson,
-    PayloadTooLarge,
 )
 from shared.identity import Role, check_name
-from shared.jobs import Kind, State, Ticket, derived_id, new_id
+from shared.jobs import Job, Kind, State, Ticket, derived_id
 from shared.knowledge.documents import check_id
 from shared.knowledge.ingestion import Incoming
 from shared.storage import INBOX, INGESTION_QUEUE
@@ -41,6 +42,8 @@ blueprint = df.Blueprint()
 
 # One request carries at most this many documents; larger sets go by blobs or several requests.
 MAX_INLINE_DOCUMENTS = 1000
+# Tries of a message, as host.json sets them.
+MAX_DEQUEUE_COUNT = 5
 MAX_TAGS = 32
 MAX_TAG_CHARACTERS = 200
 Tag = Annotated[str, Field(max_length=MAX_TAG_CHARACTERS)]
@@ -134,7 +137,7 @@ async def post_ingestion(call: Call) -> Response:
         call.principal.tenant,
         collection,
         request.inbox_prefix or "",
-        job_id=_job_id(call),
+        job_id=job_id_for(call),
         owner=call.principal.user,
         title=f"Ingest inbox/{request.inbox_prefix}",
     )
@@ -156,7 +159,7 @@ async def delete_document(call: Call) -> Response:
         call.principal.tenant,
         call.path("collection"),
         check_id(call.path("document")),
-        job_id=new_id(),
+        job_id=job_id_for(call),
         owner=call.principal.user,
     )
     await start_job(call.client, job)
@@ -174,7 +177,7 @@ async def delete_document(call: Call) -> Response:
 async def delete_collection(call: Call) -> Response:
     """Close a collection at once, and remove it with all its documents as a job."""
     job = await services().deletion.accept_collection(
-        call.principal.tenant, call.path("collection"), job_id=new_id(), owner=call.principal.user
+        call.principal.tenant, call.path("collection"), job_id=job_id_for(call), owner=call.principal.user
     )
     await start_job(call.client, job)
     return accepted(call, job)
@@ -185,22 +188,12 @@ async def _accept(call: Call, collection: str, incoming: list[Incoming], title: 
         call.principal.tenant,
         collection,
         incoming,
-        job_id=_job_id(call),
+        job_id=job_id_for(call),
         owner=call.principal.user,
         title=title,
     )
     await start_job(call.client, job)
     return accepted(call, job)
-
-
-def _job_id(call: Call) -> str:
-    """A new id, or the one that the caller's Idempotency-Key has always had on this route."""
-    key = call.request.headers.get("idempotency-key")
-    if key is None:
-        return new_id()
-    if not 1 <= len(key) <= 200:
-        raise InvalidParameter("An Idempotency-Key has 1 to 200 characters.", parameter="idempotency-key")
-    return derived_id("http", call.principal.tenant, call.principal.user, call.request.url.path, key)
 
 
 def _check_distinct(incoming: list[Incoming]) -> None:
@@ -240,13 +233,21 @@ async def blob_arrived(blob: func.InputStream, client: Client) -> None:
     info = await services().storage.blob_info(INBOX, path)
     if info is None:
         return
-    job_id = derived_id("blob", path, info.etag)
-    if info.size > services().settings.max_document_bytes:
-        error: GroundworkError = PayloadTooLarge(f"The blob has {info.size} bytes.")
+    content = blob.read()
+    # The blob may have been written again between the event and the look at it: the ETag alone could
+    # stand for content that this event has not brought.
+    job_id = derived_id("blob", path, info.etag, hashlib.sha256(content).hexdigest())
+    incoming = Incoming(document, content, info.content_type, source="inbox")
+    try:
+        job = await services().ingestion.accept(
+            tenant, collection, [incoming], job_id=job_id, owner="event", title=f"Ingest {document}"
+        )
+    except GroundworkError as error:
+        if error.retryable:
+            raise
         await _record_refusal(tenant, collection, document, job_id, error)
         return
-    incoming = Incoming(document, blob.read(), info.content_type, source="inbox")
-    await _accept_event(client, tenant, collection, [incoming], job_id, f"Ingest {document}")
+    await start_job(client, job)
 
 
 @blueprint.queue_trigger(arg_name="message", queue_name=INGESTION_QUEUE, connection="GroundworkStorage")
@@ -266,58 +267,48 @@ async def message_arrived(message: func.QueueMessage, client: Client) -> None:
         raise MalformedJson("An ingestion message is JSON with 'tenant' and 'collection'.") from None
     job_id = derived_id("queue", tenant, collection, own_id)
     try:
-        request = IngestionRequest.model_validate(body)
-        if request.inbox_prefix is not None:
-            job = await services().ingestion.accept_inbox(
-                tenant,
-                collection,
-                request.inbox_prefix,
-                job_id=job_id,
-                owner="queue",
-                title=f"Ingest inbox/{request.inbox_prefix}",
-            )
-            await start_job(client, job)
-            return
-        incoming = [document.incoming() for document in request.documents or ()]
-        _check_distinct(incoming)
-    except ValueError as error:
-        refusal = InvalidRequest(f"The message is not valid: {type(error).__name__}.")
-        await _record_refusal(tenant, collection, "", job_id, refusal)
-        return
-    except GroundworkError as error:
-        if error.retryable:
-            raise
-        await _record_refusal(tenant, collection, "", job_id, error)
-        return
-    title = f"Ingest {len(incoming)} documents"
-    await _accept_event(client, tenant, collection, incoming, job_id, title)
-
-
-async def _accept_event(
-    client: Client, tenant: str, collection: str, incoming: list[Incoming], job_id: str, title: str
-) -> None:
-    """Accept what an event brings; what can never succeed becomes a failed job with its reason."""
-    try:
-        job = await services().ingestion.accept(
-            tenant, collection, incoming, job_id=job_id, owner="event", title=title
-        )
-    except GroundworkError as error:
-        if error.retryable:
-            raise
-        await _record_refusal(tenant, collection, incoming[0].id, job_id, error)
+        job = await _accept_message(tenant, collection, validated(IngestionRequest, body), job_id)
+    except Exception as error:
+        final = isinstance(error, GroundworkError) and not error.retryable
+        if final or (message.dequeue_count or 1) >= MAX_DEQUEUE_COUNT:
+            reason = error if isinstance(error, GroundworkError) else InternalError()
+            await _record_refusal(tenant, collection, "", job_id, reason)
+        if not final:
+            raise  # to be tried again; after the last try the host keeps it in the poison queue
         return
     await start_job(client, job)
+
+
+async def _accept_message(tenant: str, collection: str, request: IngestionRequest, job_id: str) -> Job:
+    if request.inbox_prefix is not None:
+        return await services().ingestion.accept_inbox(
+            tenant,
+            collection,
+            request.inbox_prefix,
+            job_id=job_id,
+            owner="queue",
+            title=f"Ingest inbox/{request.inbox_prefix}",
+        )
+    incoming = [document.incoming() for document in request.documents or ()]
+    _check_distinct(incoming)
+    title = f"Ingest {len(incoming)} documents"
+    return await services().ingestion.accept(
+        tenant, collection, incoming, job_id=job_id, owner="queue", title=title
+    )
 
 
 async def _record_refusal(
     tenant: str, collection: str, document: str, job_id: str, error: GroundworkError
 ) -> None:
-    """An event has no caller who could be told: its refusal is a failed job, for the tenant to see."""
+    """An event has no caller who could be told: its refusal is a failed job, for the tenant to see.
+
+    The refusal has an id of its own, so that the event can be played again once its reason is gone.
+    """
     jobs = services().jobs
     job = await jobs.create(
         tenant,
         Kind.INGESTION,
-        job_id=job_id,
+        job_id=derived_id("refused", job_id),
         title=f"Refused: {document or 'message'}",
         collection=collection,
         owner="event",

@@ -15,9 +15,9 @@ from azurefunctions.extensions.http.fastapi import JSONResponse, Response
 from functions.activities import activity
 from functions.http import Call, Client, accepted, event_stream, route, sse
 from functions.services import services
-from shared.errors import Conflict, NotFound, StorageUnavailable
-from shared.identity import Role
-from shared.jobs import POLL_SECONDS, Job, Kind, State, Ticket, status_document
+from shared.errors import Conflict, InvalidParameter, NotFound, StorageUnavailable
+from shared.identity import Principal, Role
+from shared.jobs import POLL_SECONDS, Job, Kind, State, Ticket, derived_id, new_id, status_document
 
 log = logging.getLogger("groundwork.jobs")
 blueprint = df.Blueprint()
@@ -53,23 +53,50 @@ async def _exists(client: Client, instance: str) -> bool:
     return bool(status and status.instance_id)
 
 
+def job_id_for(call: Call) -> str:
+    """A new id, or the one that the caller's Idempotency-Key has always had on this route."""
+    key = call.request.headers.get("idempotency-key")
+    if key is None:
+        return new_id()
+    if not 1 <= len(key) <= 200:
+        raise InvalidParameter("An Idempotency-Key has 1 to 200 characters.", parameter="idempotency-key")
+    who = call.principal
+    return derived_id("http", who.tenant, who.user, call.request.method, call.request.url.path, key)
+
+
+def _may_see(principal: Principal, job: Job) -> bool:
+    """A job is its owner's; those of documents also of whoever may change documents, all of operators."""
+    if job.owner == principal.user or principal.may(Role.OPERATOR):
+        return True
+    return job.kind is not Kind.ANSWER and principal.may(Role.CONTRIBUTOR)
+
+
+async def _job(call: Call) -> Job:
+    """The job that the path names; `NotFound` where the caller may not see it."""
+    job = await services().jobs.get(call.principal.tenant, call.path("job"))
+    if not _may_see(call.principal, job):
+        raise NotFound("job", job.id)
+    return job
+
+
 # --- HTTP ---
 
 
 @route(blueprint, "GET", "/api/jobs")
 async def list_jobs(call: Call) -> Response:
-    """The tenant's jobs, newest first."""
+    """The jobs that the caller may see, newest first; a page may hold fewer than asked for."""
     jobs, following = await services().jobs.newest(
         call.principal.tenant, after=call.query("after"), limit=call.number("limit", 50, 200)
     )
-    items = [status_document(job, None, call.base_url) for job in jobs]
+    seen = (job for job in jobs if _may_see(call.principal, job))
+    items = [status_document(job, None, call.base_url) for job in seen]
     return JSONResponse({"items": items, "next": following})
 
 
 @route(blueprint, "GET", "/api/jobs/{job}", durable=True)
 async def get_job(call: Call) -> Response:
     """A job's status: state, progress in stages, errors, links."""
-    job = await services().jobs.get(call.principal.tenant, call.path("job"))
+    job = await _job(call)
     job = await _checked_against_orchestration(call.client, job)
     headers = {} if job.state.final else {"Retry-After": str(POLL_SECONDS)}
     return JSONResponse(await _status(job, call.base_url), headers=headers)
@@ -78,7 +105,9 @@ async def get_job(call: Call) -> Response:
 @route(blueprint, "GET", "/api/jobs/{job}/result", statuses=(200, 409))
 async def get_job_result(call: Call) -> Response:
     """What a job has come to: the outcome of each document, page by page, or the answer."""
-    job = await services().jobs.get(call.principal.tenant, call.path("job"))
+    job = await _job(call)
+    if job.kind is Kind.ANSWER and job.owner != call.principal.user:
+        raise NotFound("job", job.id)  # it was made from what its owner may read
     if not job.state.final:
         raise Conflict("The job has not ended yet.", state=job.state.value, retry_after=POLL_SECONDS)
     if job.kind is Kind.ANSWER:
@@ -103,7 +132,7 @@ async def get_job_result(call: Call) -> Response:
 @route(blueprint, "GET", "/api/jobs/{job}/events", durable=True)
 async def get_job_events(call: Call) -> Response:
     """The job's status as server-sent events, at every change, until it has ended."""
-    job = await services().jobs.get(call.principal.tenant, call.path("job"))
+    job = await _job(call)
 
     async def events() -> AsyncIterator[bytes]:
         last: dict[str, Any] = {}
@@ -128,17 +157,18 @@ async def get_job_events(call: Call) -> Response:
 @route(blueprint, "POST", "/api/jobs/{job}/cancel", role=Role.CONTRIBUTOR, statuses=(202, 409))
 async def cancel_job(call: Call) -> Response:
     """Ask a job to stop; it does so before its next step."""
-    return accepted(call, await services().jobs.request_cancel(call.principal.tenant, call.path("job")))
+    job = await _job(call)
+    return accepted(call, await services().jobs.request_cancel(job.tenant, job.id))
 
 
 @route(blueprint, "POST", "/api/jobs/{job}/retry", role=Role.CONTRIBUTOR, durable=True, statuses=(202, 409))
 async def retry_job(call: Call) -> Response:
     """Run again what failed or was cancelled, and only that."""
     jobs = services().jobs
-    job = await jobs.get(call.principal.tenant, call.path("job"))
+    job = await _job(call)
     if job.kind is Kind.INGESTION and await jobs.fetch(Ticket(job.tenant, job.id), "plan") is None:
         raise Conflict("The job was refused before it began: send its document again.")
-    job = await jobs.retry(call.principal.tenant, call.path("job"))
+    job = await jobs.retry(job.tenant, job.id)
     await start_job(call.client, job)
     return accepted(call, job)
 
