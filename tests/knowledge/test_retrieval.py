@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from dataclasses import replace
 
 import pytest
 
 from shared.errors import InvalidParameter, ModelsUnavailable, NotFound
+from shared.knowledge.documents import Document, Documents
 from shared.knowledge.index import Eq
-from shared.knowledge.retrieval import Found
+from shared.knowledge.retrieval import Found, Retrieval
 from tests.intelligence.world import ALICE, BOB, MALLORY, World, chat_model, servers, world
 
 __all__ = ["chat_model", "servers", "world"]
@@ -74,6 +76,30 @@ async def test_a_document_is_seen_in_one_version_during_a_swap(world: World) -> 
     assert all(len(hits) == 1 for hits in seen)
     versions = [hits[0][1] for hits in seen]
     assert versions == sorted(versions)
+
+
+async def test_a_swap_between_the_index_and_the_records_shows_the_new_version(world: World) -> None:
+    await world.collection()
+    await world.add("resin.md", RESIN, version=1)
+
+    class Swapping(Documents):
+        """Records that are first read just after a new version was made visible."""
+
+        swapped = False
+
+        async def find_all(self, tenant: str, collection: str, ids: Iterable[str]) -> dict[str, Document]:
+            if not self.swapped:
+                self.swapped = True
+                await world.add("resin.md", RESIN, version=2)
+            return await super().find_all(tenant, collection, ids)
+
+    retrieval = Retrieval(
+        collections=world.collections,
+        documents=Swapping(world.storage),
+        indexes=world.indexes,
+        gateway=world.gateway,
+    )
+    assert documents(await retrieval.search(ALICE, [world.name], "resin store")) == [("resin.md", 2)]
 
 
 async def test_access_lists_and_tenants_are_kept_apart(world: World) -> None:
