@@ -291,6 +291,7 @@ class Ingestion:
     async def _keep_raw(self, tenant: str, collection: str, upload: Upload, content: bytes) -> None:
         name = raw_blob(tenant, collection, upload.id, upload.sha256)
         await self._storage.put_blob(RAW, name, content, content_type=upload.media)
+        self._recent.put(name, content)
 
     async def accept_inbox(
         self, tenant: str, collection: str, prefix: str, *, job_id: str, owner: str, title: str
