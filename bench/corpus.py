@@ -29,3 +29,10 @@ def short_documents(count: int) -> list[str]:
             if len(text) >= least:
                 sections.append(text)
     return [f"# Note {i}\n\n{sections[i % len(sections)]}" for i in range(count)]
+
+
+def real_documents(count: int) -> list[str]:
+    """``count`` whole files, drawn evenly from the corpus."""
+    files = markdown_files()
+    step = max(1, len(files) // count)
+    return [file.read_text(errors="replace") for file in files[::step][:count]]
