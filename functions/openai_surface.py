@@ -109,11 +109,21 @@ async def chat_completions(call: Call) -> Response:
         if asked.stream:
             return await event_response(call, _answer_events(call, name, body))
         return JSONResponse(await call.while_connected(answers.completion(call, name, body)))
+    _refuse_data_sources(body)
     context = _context(call, "chat", asked.prompt_cache_key)
     if asked.stream:
         return await event_response(call, _passed_on(name, body, context))
     work = services().gateway.exchange_chat(name, body, call=context)
     return _json((await call.while_connected(work)).answer.data)
+
+
+def _refuse_data_sources(body: Mapping[str, Any]) -> None:
+    """Azure's "on your data": the service would read with its own identity what the caller may not."""
+    for name in ("data_sources", "dataSources"):
+        if name in body:
+            raise InvalidParameter(
+                f"{name!r} is not allowed; ask a model 'rag:NAME' instead.", parameter=name
+            )
 
 
 async def _passed_on(name: str, body: Mapping[str, Any], context: CallContext) -> AsyncGenerator[bytes, None]:

@@ -75,6 +75,17 @@ def test_a_request_reaches_the_service_with_all_that_the_client_said(
     assert service.requests[-1] == sent
 
 
+@pytest.mark.parametrize("name", ["data_sources", "dataSources"])
+def test_a_service_is_not_told_to_read_with_its_own_identity(
+    scripted: Tenant, service: ScriptedService, name: str
+):
+    seen = len(service.requests)
+    source = {"type": "azure_search", "parameters": {"authentication": {"type": "system_assigned"}}}
+    status, _, answer = scripted.post(CHAT, {"model": "chat", "messages": MESSAGES, name: [source]})
+    assert (status, answer["error"]["param"]) == (400, name)
+    assert len(service.requests) == seen
+
+
 def test_an_answer_comes_back_byte_by_byte(scripted: Tenant):
     assert raw(scripted, CHAT, {"model": "chat", "messages": MESSAGES}) == WHOLE
 
