@@ -19,7 +19,7 @@ from laptop.environment import ROOT, STATE, SetupError, say
 from laptop.stack import DEFAULT_PORTS, Stack
 
 SAMPLES = "samples"
-QUESTION = "How much does a Heron 42 S weigh?"
+QUESTION = "How long is the emergency code valid when I have lost my hardware key?"
 BENCHMARKS = ("answers", "coldstart", "gateway", "host", "ingest", "orchestrate", "retrieve")
 LOCK = ["--universal", "--python-version", "3.11", "--generate-hashes", "--no-emit-index-url"]
 
@@ -68,6 +68,7 @@ def _run(arguments: argparse.Namespace, _: list[str]) -> int:
     began = time.monotonic()
     say("Setting up")
     python = environment.ensure_python_packages()
+    environment.ensure_azurite(python)
     stack = Stack(
         python=python,
         folder=STATE / "stack",
