@@ -48,9 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--port", type=int, default=DEFAULT_PORTS["host"], help="port of the app")
     run.add_argument("--question", default=QUESTION)
     run.add_argument("--models", default="models.local.toml", help="the catalogue of models")
-    run.add_argument(
-        "--model-endpoint", help="use this OpenAI-compatible server instead of the model host"
-    )
+    run.add_argument("--model-endpoint", help="use this OpenAI-compatible server instead of the model host")
     run.set_defaults(run=_run)
     commands.add_parser("test", help="run the tests; further arguments go to pytest").set_defaults(run=_test)
     commands.add_parser("check", help="lint and check types").set_defaults(run=_check)

@@ -6,7 +6,7 @@ import re
 from functools import cache
 from typing import Any
 
-from functions.http import ROUTES, RouteEntry
+from functions.http import ROUTES, RouteEntry, problem
 from shared.errors import GroundworkError
 
 _PARAMETER = re.compile(r"\{(\*?)(\w+)[^}]*\}")
@@ -14,6 +14,10 @@ _DESCRIPTIONS = {200: "Done", 201: "Made", 202: "Accepted: the work goes on as a
 _PROBLEM = {
     "description": "Problem details (RFC 9457) with a stable `code`",
     "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
+}
+_OPENAI_ERROR = {
+    "description": "An error as OpenAI's API gives it, with the same stable `code`",
+    "content": {"application/json": {"schema": {"$ref": "#/components/schemas/OpenAIError"}}},
 }
 
 
@@ -42,7 +46,11 @@ def contract() -> dict[str, Any]:
         },
         "paths": paths,
         "components": {
-            "schemas": {**definitions.get("$defs", {}), "Problem": _problem_schema()},
+            "schemas": {
+                **definitions.get("$defs", {}),
+                "Problem": _problem_schema(),
+                "OpenAIError": _openai_schema(),
+            },
             "securitySchemes": {
                 "bearer": {"type": "http", "scheme": "bearer"},
                 "key": {"type": "apiKey", "in": "header", "name": "api-key"},
@@ -64,7 +72,7 @@ def _operation(entry: RouteEntry, schema: Any) -> dict[str, Any]:
             str(status): {"description": _DESCRIPTIONS.get(status, "")} for status in entry.statuses
         },
     }
-    operation["responses"]["default"] = _PROBLEM
+    operation["responses"]["default"] = _PROBLEM if entry.errors is problem else _OPENAI_ERROR
     if entry.role is None:
         operation["security"] = []
     else:
@@ -95,6 +103,13 @@ def _problem_schema() -> dict[str, Any]:
             "correlation_id": {"type": "string"},
         },
     }
+
+
+def _openai_schema() -> dict[str, Any]:
+    text = {"type": "string"}
+    members = {"message": text, "type": text, "code": text, "param": {"type": ["string", "null"]}}
+    error = {"type": "object", "required": list(members), "properties": members}
+    return {"type": "object", "required": ["error"], "properties": {"error": error}}
 
 
 def _all_errors(error: type[GroundworkError]) -> list[type[GroundworkError]]:
