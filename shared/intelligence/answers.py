@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -133,11 +134,12 @@ class Answers:
                 return event.answer
         raise AssertionError("a stream of an answer ends with it")
 
-    async def stream(self, principal: Principal, request: AnswerRequest) -> AsyncIterator[AnswerEvent]:
+    async def stream(self, principal: Principal, request: AnswerRequest) -> AsyncGenerator[AnswerEvent, None]:
         """The sources, then the text as it comes, then the final answer.
 
         Raises `InvalidParameter`, `NotFound` for a collection or model, and what retrieval and gateway
-        raise; `StreamInterrupted` where a model breaks off after its first words.
+        raise; `StreamInterrupted` where a model breaks off after its first words. Closing the generator
+        closes the connection to the model: nothing more is spent.
         """
         model = self._model(request.model)
         conversation = conversations.checked(request.messages)
@@ -170,9 +172,10 @@ class Answers:
             pieces = self._synthesise(model, request, conversation, found, call, told)
         else:
             pieces = self._quote(conversation, found, call, told)
-        async for piece in pieces:
-            first = first or time.perf_counter()
-            yield Delta(piece)
+        async with aclosing(pieces):
+            async for piece in pieces:
+                first = first or time.perf_counter()
+                yield Delta(piece)
         ended = time.perf_counter()
         timings = {
             "retrieve": (retrieved - started) * 1e3,
@@ -205,7 +208,7 @@ class Answers:
 
     async def _quote(
         self, conversation: conversations.Conversation, found: Found, call: CallContext, told: _Told
-    ) -> AsyncIterator[str]:
+    ) -> AsyncGenerator[str, None]:
         question = Question.read(conversations.standalone(conversation))
         candidates = quoting.candidates(question, found.passages)
         quotes: list[quoting.Quote] = []
@@ -242,7 +245,7 @@ class Answers:
         found: Found,
         call: CallContext,
         told: _Told,
-    ) -> AsyncIterator[str]:
+    ) -> AsyncGenerator[str, None]:
         max_tokens = request.max_tokens or min(synthesis.DEFAULT_MAX_TOKENS, model.max_output_tokens)
         passages = synthesis.fitting(found.passages, model, max_tokens)
         if not passages:
@@ -255,11 +258,12 @@ class Answers:
             "stream_options": {"include_usage": True},
         }
         checked = synthesis.CheckedText(len(passages))
-        async for chunk in self._gateway.stream(model.name, body, call=call):
-            told.usage += Usage.reported(chunk.get("usage")) or Usage()
-            for choice in chunk.get("choices", ()):
-                if piece := checked.add((choice.get("delta") or {}).get("content") or ""):
-                    yield piece
+        async with aclosing(self._gateway.stream_chunks(model.name, body, call=call)) as chunks:
+            async for chunk in chunks:
+                told.usage += Usage.reported(chunk.json.get("usage")) or Usage()
+                for choice in chunk.json.get("choices") or ():
+                    if piece := checked.add((choice.get("delta") or {}).get("content") or ""):
+                        yield piece
         if piece := checked.end():
             yield piece
         if checked.absent or not checked.text.strip():

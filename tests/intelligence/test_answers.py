@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+from contextlib import aclosing
 from dataclasses import replace
 
 import pytest
@@ -196,6 +198,16 @@ async def test_a_model_that_breaks_off_is_an_error_not_an_answer(world: World, c
         await listen()
     assert any(isinstance(event, Delta) for event in seen)
     assert not any(isinstance(event, Final) for event in seen)
+
+
+async def test_a_client_that_leaves_ends_the_call_to_the_model(world: World, chat_model: ChatModel) -> None:
+    await with_handbook(world)
+    chat_model.pieces, chat_model.endless = ["Two days "], True
+    async with aclosing(world.answers.stream(ALICE, asking(world, HOME, model="chat"))) as events:
+        async for event in events:
+            if isinstance(event, Delta):
+                break
+    await asyncio.wait_for(chat_model.left.wait(), timeout=10)
 
 
 async def test_no_model_is_called_when_nothing_was_retrieved(world: World, chat_model: ChatModel) -> None:

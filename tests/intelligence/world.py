@@ -141,11 +141,14 @@ def wait_until_ready(url: str) -> None:
 class ChatModel:
     """A chat model over real HTTP that says what it was told to, piece by piece.
 
-    ``breaks_off`` ends the connection after the pieces instead of finishing the stream.
+    ``breaks_off`` ends the connection after the pieces instead of finishing the stream. ``endless`` goes on
+    with the last piece until the client leaves, which sets ``left``.
     """
 
     pieces: Sequence[str] = ("Hello.",)
     breaks_off: bool = False
+    endless: bool = False
+    left: asyncio.Event = field(default_factory=asyncio.Event)
     bodies: list[dict[str, Any]] = field(default_factory=list)
     url: str = ""
 
@@ -155,6 +158,13 @@ class ChatModel:
         await response.prepare(request)
         for piece in self.pieces:
             await self._send(response, {"choices": [{"index": 0, "delta": {"content": piece}}]})
+        while self.endless:
+            try:
+                await self._send(response, {"choices": [{"index": 0, "delta": {"content": self.pieces[-1]}}]})
+                await asyncio.sleep(0.01)
+            except (ConnectionError, asyncio.CancelledError):
+                self.left.set()
+                raise
         if self.breaks_off:
             assert request.transport
             request.transport.close()
