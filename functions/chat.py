@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Generator
+from contextlib import aclosing
 from typing import Any, Literal
 
 import azure.durable_functions as df
@@ -53,7 +54,7 @@ async def chat(call: Call) -> Response:
         return await _as_job(call, body)
     if body.stream:
         return event_stream(_events(call, request))
-    answer = await services().answers.answer(call.principal, request)
+    answer = await call.while_connected(services().answers.answer(call.principal, request))
     return JSONResponse(answer.to_dict())
 
 
@@ -75,18 +76,20 @@ async def _events(call: Call, request: Any) -> AsyncIterator[bytes]:
     from shared.intelligence.answers import Delta, Final, Sources
 
     try:
-        async for event in services().answers.stream(call.principal, request):
-            match event:
-                case Sources(passages):
-                    shown = [
-                        passage_document(passage.chunk, passage.score, number=number)
-                        for number, passage in enumerate(passages, start=1)
-                    ]
-                    yield sse("sources", {"passages": shown})
-                case Delta(text):
-                    yield sse("delta", {"text": text})
-                case Final(answer):
-                    yield sse("done", answer.to_dict())
+        # A client that leaves closes this generator, which ends the calls behind it at once.
+        async with aclosing(services().answers.stream(call.principal, request)) as events:
+            async for event in events:
+                match event:
+                    case Sources(passages):
+                        shown = [
+                            passage_document(passage.chunk, passage.score, number=number)
+                            for number, passage in enumerate(passages, start=1)
+                        ]
+                        yield sse("sources", {"passages": shown})
+                    case Delta(text):
+                        yield sse("delta", {"text": text})
+                    case Final(answer):
+                        yield sse("done", answer.to_dict())
     except GroundworkError as error:
         yield sse("error", problem_document(error, call.correlation_id))
     except Exception:

