@@ -136,7 +136,8 @@ class _Reader:
 
     def integer(self, name: str, least: int, most: int) -> int:
         value = self.text(name) or ""
-        if not value.isascii() or not value.isdigit() or not least <= int(value) <= most:
+        digits = value.isascii() and value.isdigit() and len(value) <= len(str(most))
+        if not digits or not least <= int(value) <= most:
             self.fault(name, f"a whole number from {least} to {most}")
             return least
         return int(value)
