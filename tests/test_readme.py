@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import RunningStack
+from running_stack import RunningStack
 
 ROOT = Path(__file__).resolve().parent.parent
 FENCED = re.compile(r"^```(bash|python)\n(.*?)^```", re.MULTILINE | re.DOTALL)
