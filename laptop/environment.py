@@ -60,6 +60,8 @@ def ensure_python_packages(venv: Path = VENV, base: str = sys.executable) -> Pat
     stamp = _stamp([*locks, ROOT / "requirements-tools.txt"], base)
     if _stamped(venv, stamp) and python.exists():
         return python
+    if python.exists() and _version(str(python)) != _version(base):
+        shutil.rmtree(venv)  # made from another Python
     if not python.exists():
         with step(f"Make the environment {venv.name}"):
             _run([base, "-m", "venv", str(venv)], "A virtual environment could not be made.")
@@ -184,11 +186,15 @@ def find_python(major: int, minor: int) -> str | None:
     candidates = [str(path) for path in sorted(pyenv.glob(f"versions/{major}.{minor}.*/bin/python"))]
     candidates += filter(None, [shutil.which(name)])
     for candidate in candidates:
-        probe = [candidate, "-c", "import sys; print(*sys.version_info[:2])"]
-        answer = subprocess.run(probe, capture_output=True, text=True)
-        if answer.stdout.split() == [str(major), str(minor)]:
+        if _version(candidate) == f"{major}.{minor}":
             return candidate
     return None
+
+
+def _version(python: str) -> str:
+    """Major and minor version of an interpreter; nothing where it does not start."""
+    probe = [python, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"]
+    return subprocess.run(probe, capture_output=True, text=True).stdout.strip()
 
 
 def _venv_python(venv: Path) -> Path:
