@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import tempfile
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -120,37 +120,67 @@ def encrypted_office() -> bytes:
 
 def pdf(pages: Iterable[Iterable[str]], *, outline: dict[str, int] | None = None, title: str = "") -> bytes:
     """A PDF of lines of Latin text; ``outline`` maps a title to the index of its page."""
-    content = [
-        "BT /F1 11 Tf 60 780 Td 14 TL "
-        + " ".join(f"({line.replace('(', '[').replace(')', ']')}) Tj T*" for line in lines)
-        + " ET"
+    streams = [
+        "BT /F1 11 Tf 60 780 Td 14 TL " + " ".join(f"({_literal(line)}) Tj T*" for line in lines) + " ET"
         for lines in pages
     ]
-    first_page = 4
-    count = len(content)
+    return _pdf(streams, [(entry, page, None) for entry, page in (outline or {}).items()], title)
+
+
+Placed = tuple[float, float, str]
+
+
+def laid_out_pdf(
+    pages: Iterable[Iterable[Placed | tuple[float, float, str, float]]],
+    outline: Sequence[tuple[str, int, float | None]] = (),
+) -> bytes:
+    """A PDF of texts at (left, baseline), with their size where it is not 10; "**" before one makes it bold.
+
+    ``outline`` has title, index of the page and, where it is told, height on the page of each entry.
+    """
+    streams = []
+    for page in pages:
+        parts = []
+        for left, baseline, text, *size in page:
+            font = "F2" if text.startswith("**") else "F1"
+            shown = _literal(text.removeprefix("**"))
+            parts.append(f"BT /{font} {size[0] if size else 10} Tf {left} {baseline} Td ({shown}) Tj ET")
+        streams.append("\n".join(parts))
+    return _pdf(streams, list(outline), "")
+
+
+def _literal(text: str) -> str:
+    return text.replace("(", "[").replace(")", "]")
+
+
+def _pdf(streams: list[str], outline: list[tuple[str, int, float | None]], title: str) -> bytes:
+    first_page = 5
+    count = len(streams)
     first_outline = first_page + 2 * count + 1
     kids = " ".join(f"{first_page + 2 * index} 0 R" for index in range(count))
-    entries = list((outline or {}).items())
     catalogue = "<< /Type /Catalog /Pages 2 0 R"
-    catalogue += f" /Outlines {first_outline - 1} 0 R >>" if entries else " >>"
+    catalogue += f" /Outlines {first_outline - 1} 0 R >>" if outline else " >>"
     objects = [
         catalogue,
         f"<< /Type /Pages /Kids [{kids}] /Count {count} >>",
-        "<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica /Encoding /WinAnsiEncoding >>",
+        *(
+            f"<< /Type /Font /Subtype /Type1 /BaseFont /{font} /Encoding /WinAnsiEncoding >>"
+            for font in ("Helvetica", "Helvetica-Bold")
+        ),
     ]
-    for index, stream in enumerate(content):
+    for index, stream in enumerate(streams):
         objects.append(
             "<< /Type /Page /Parent 2 0 R /MediaBox [0 0 595 842] "
             f"/Contents {first_page + 2 * index + 1} 0 R "
-            "/Resources << /Font << /F1 3 0 R >> >> >>"
+            "/Resources << /Font << /F1 3 0 R /F2 4 0 R >> >> >>"
         )
         objects.append(f"<< /Length {len(stream.encode('latin-1'))} >>\nstream\n{stream}\nendstream")
-    if entries:
-        last = first_outline + len(entries) - 1
-        objects.append(f"<< /First {first_outline} 0 R /Last {last} 0 R /Count {len(entries)} >>")
-    for position, (entry, page) in enumerate(entries):
-        following = f" /Next {first_outline + position + 1} 0 R" if position + 1 < len(entries) else ""
-        target = f"[{first_page + 2 * page} 0 R /Fit]"
+    if outline:
+        last = first_outline + len(outline) - 1
+        objects.append(f"<< /First {first_outline} 0 R /Last {last} 0 R /Count {len(outline)} >>")
+    for position, (entry, page, top) in enumerate(outline):
+        following = f" /Next {first_outline + position + 1} 0 R" if position + 1 < len(outline) else ""
+        target = f"[{first_page + 2 * page} 0 R {'/Fit' if top is None else f'/XYZ 0 {top} 0'}]"
         objects.append(f"<< /Title ({entry}) /Parent {first_outline - 1} 0 R /Dest {target}{following} >>")
     objects.append(f"<< /Title ({title}) >>")
     return _pdf_file(objects, info=len(objects))

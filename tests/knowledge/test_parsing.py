@@ -7,6 +7,7 @@ import pytest
 from shared.errors import CorruptDocument, EmptyDocument, NoText, PasswordProtected
 from shared.knowledge.media import Media
 from shared.knowledge.parsing import ParsedDocument, parse
+from shared.knowledge.parsing.layout import Line, beside, joined
 from tests.knowledge import fixtures
 
 
@@ -166,6 +167,170 @@ class TestPdf:
             parse(b"<html>not found</html> %%EOF", Media.PDF)
 
 
+def table(rows: list[list[str]], *, top: float = 700.0, pitch: float = 18.0) -> list[fixtures.Placed]:
+    """Texts at the places of a table's cells, row by row, with columns 150 points wide."""
+    return [
+        (60.0 + 150 * column, top - pitch * row, cell)
+        for row, cells in enumerate(rows)
+        for column, cell in enumerate(cells)
+        if cell
+    ]
+
+
+def laid_out(*pages: list[fixtures.Placed]) -> str:
+    return parse(fixtures.laid_out_pdf(pages), Media.PDF).text
+
+
+SENTENCE = "A sentence that is long enough to fill a column"
+
+
+class TestPdfTables:
+    def test_a_row_is_one_line_between_blank_lines(self) -> None:
+        rows = [["**Property", "**Heron"], ["Weight", "1,240 kg"], ["Colour", "white"]]
+        page = [(60.0, 730.0, "Before it."), *table(rows), (60.0, 630.0, "After it.")]
+        assert laid_out(page) == (
+            "Before it.\n\n| Property | Heron |\n| --- | --- |\n| Weight | 1,240 kg |\n| Colour | white |\n\n"
+            "After it."
+        )
+
+    def test_names_above_numbers_are_a_header_in_any_font(self) -> None:
+        rows = [["Part", "Price"], ["Bolt", "5.00"], ["Nut", "7.00"]]
+        assert "| Part | Price |\n| --- | --- |\n| Bolt |" in laid_out(table(rows))
+
+    def test_a_table_without_a_header_is_given_none(self) -> None:
+        rows = [["Colour", "white"], ["Origin", "Skarvik"]]
+        assert laid_out(table(rows)) == "| Colour | white |\n| Origin | Skarvik |"
+
+    def test_a_cell_of_several_lines_stays_in_its_row(self) -> None:
+        page = [
+            *[(60.0, 700.0, "**No"), (120.0, 700.0, "**Action"), (300.0, 700.0, "**Owner")],
+            *[(60.0, 682.0, "1"), (120.0, 682.0, "Remove the saver"), (120.0, 670.0, "from all domes")],
+            (300.0, 682.0, "Lindwall"),
+            *[(60.0, 652.0, "2"), (120.0, 652.0, "Raise a fault"), (300.0, 652.0, "Brodie")],
+        ]
+        assert laid_out(page).split("\n")[2:] == [
+            "| 1 | Remove the saver from all domes | Lindwall |",
+            "| 2 | Raise a fault | Brodie |",
+        ]
+
+    def test_an_empty_cell_keeps_its_column(self) -> None:
+        rows = [["**A", "**B", "**C"], ["one", "", "three"], ["four", "five", "six"]]
+        assert "| one |  | three |" in laid_out(table(rows))
+
+    def test_a_bar_in_a_cell_is_escaped(self) -> None:
+        assert r"| a\|b | two |" in laid_out(table([["a|b", "two"], ["three", "four"]]))
+
+    @pytest.mark.parametrize(("pitch", "found"), [(30.0, True), (60.0, False)])
+    def test_rows_far_apart_are_no_table(self, pitch: float, found: bool) -> None:
+        assert ("|" in laid_out(table([["one", "two"], ["three", "four"]], pitch=pitch))) is found
+
+    def test_columns_of_prose_are_read_one_after_the_other(self) -> None:
+        left = [(60.0, 700.0 - 12 * row, f"{SENTENCE}, {row}") for row in range(20)]
+        right = [(320.0, 700.0 - 12 * row, f"{SENTENCE}; {row}") for row in range(20)]
+        text = laid_out(left + right)
+        assert "|" not in text
+        assert text.index(", 19") < text.index("; 0")
+
+    def test_prose_written_across_its_columns_is_no_table(self) -> None:
+        rows = [[f"{SENTENCE}, {row}", f"{SENTENCE}; {row}"] for row in range(20)]
+        page = [(x + 110 * (x > 60), y, cell) for x, y, cell in table(rows, pitch=12)]
+        assert "|" not in laid_out(page)
+
+    def test_items_and_numbered_headings_are_no_table(self) -> None:
+        for first, second in (("1.", "2."), ("-", "-"), ("3", "3.1")):
+            page = [
+                (60.0, 700.0, first),
+                (78.0, 700.0, "Some text"),
+                (60.0, 682.0, second),
+                (78.0, 682.0, "More"),
+            ]
+            assert laid_out(page) == f"{first} Some text\n{second} More"
+
+    def test_one_row_alone_is_a_line(self) -> None:
+        assert laid_out(table([["Manual", "Edition 7", "Page 1"]])) == "Manual Edition 7 Page 1"
+
+
+class TestPdfLines:
+    def test_a_running_title_is_not_joined_to_the_text(self) -> None:
+        page = [(60.0, 30.0, f"{SENTENCE}, at the foot"), (60.0, 780.0, f"{SENTENCE}, at the top")]
+        assert laid_out(page) == f"{SENTENCE}, at the foot\n{SENTENCE}, at the top"
+
+    def test_text_of_another_size_is_not_joined(self) -> None:
+        page = [(60.0, 700.0, f"{SENTENCE} and", 10), (60.0, 686.0, "goes on here", 10)]
+        assert parse(fixtures.laid_out_pdf([page]), Media.PDF).text == f"{SENTENCE} and goes on here"
+        page[1] = (60.0, 686.0, "goes on here", 13)
+        assert parse(fixtures.laid_out_pdf([page]), Media.PDF).text == f"{SENTENCE} and\ngoes on here"
+
+    @pytest.mark.parametrize(
+        ("before", "left", "expected"),
+        [("km", 101.0, "km2"), ("km", 104.0, "km 2"), ("45", 101.0, "45 2")],
+    )
+    def test_a_raised_digit_stays_with_its_word_but_apart_from_a_number(
+        self, before: str, left: float, expected: str
+    ) -> None:
+        line = Line(before, left=60, bottom=700, right=100, top=712, size=12)
+        raised = Line("2", left=left, bottom=705, right=left + 4, top=713, size=8)
+        assert beside(line, raised)
+        assert joined([line, raised]) == expected
+
+    def test_the_dots_of_a_list_of_contents_are_cut_short(self) -> None:
+        page = [(60.0, 700.0, "1 Scope " + ". " * 60 + "3"), (60.0, 686.0, "2 Terms " + "." * 60 + " 4")]
+        assert laid_out(page) == "1 Scope … 3\n2 Terms … 4"
+
+
+class TestPdfHeadings:
+    def test_an_entry_for_the_wrong_page_is_found_where_its_title_stands(self) -> None:
+        pages = [
+            [(60, 700, "1 Scope . . . . . . 2", 10), (60, 680, "2 Terms . . . . . . 3", 10)],
+            [(60, 700, "1 Scope", 10), (60, 670, "The terms of use apply.", 10)],
+            [(60, 700, "2 Terms", 10), (60, 670, "A dome is a roof.", 10)],
+        ]
+        raw = fixtures.laid_out_pdf(pages, [("1 Scope", 0, None), ("2 Terms", 0, None), ("Gone", 0, None)])
+        document = parse(raw, Media.PDF)
+        places = {heading.title: heading.start for heading in document.headings}
+        assert places == {
+            "1 Scope": document.pages[1].start,
+            "2 Terms": document.pages[2].start,
+            "Gone": document.pages[0].start,
+        }
+
+    def test_of_equal_titles_the_one_at_the_height_is_meant(self) -> None:
+        page = [
+            *[(60, 700, "Summary", 10), (60, 670, "First.", 10)],
+            *[(60, 500, "Summary", 10), (60, 470, "Second.", 10)],
+        ]
+        document = parse(
+            fixtures.laid_out_pdf([page], [("Summary", 0, 515), ("Named otherwise", 0, 480)]), Media.PDF
+        )
+        assert [(heading.title, document.text[heading.start :]) for heading in document.headings] == [
+            ("Summary", "Summary\nSecond."),
+            ("Named otherwise", "Second."),
+        ]
+
+    def test_equal_titles_without_a_height_are_found_in_order(self) -> None:
+        lines = ["Summary", "First.", "Summary", "Second."]
+        raw = fixtures.laid_out_pdf(
+            [[(60, 700 - 40 * row, line, 10) for row, line in enumerate(lines)]],
+            [("Summary", 0, None), ("Summary", 0, None)],
+        )
+        document = parse(raw, Media.PDF)
+        assert [heading.start for heading in document.headings] == [0, document.text.rindex("Summary")]
+
+    def test_a_title_is_found_without_its_number_and_over_two_lines(self) -> None:
+        page = [(60, 700, "2 Surfaces and", 16), (60, 680, "Complexes", 16), (60, 650, "2.1 Scope", 12)]
+        raw = fixtures.laid_out_pdf([page], [("Surfaces and Complexes", 0, None), ("Scope", 0, None)])
+        document = parse(raw, Media.PDF)
+        assert [heading.start for heading in document.headings] == [0, document.text.index("2.1 Scope")]
+
+    def test_without_an_outline_large_lines_are_headings(self) -> None:
+        body = [(60.0, 600.0 - 14 * row, f"{SENTENCE}, {row}.", 10) for row in range(20)]
+        page = [(60, 700, "The title", 20), (60, 650, "A chapter", 14), *body]
+        assert titles(parse(fixtures.laid_out_pdf([page]), Media.PDF)) == [(1, "The title"), (2, "A chapter")]
+
+    def test_text_of_one_size_has_no_headings(self) -> None:
+        assert parse(fixtures.pdf([["A chapter", "Some text."]]), Media.PDF).headings == ()
+
+
 class TestWord:
     BODY = (
         fixtures.paragraph("Manual", "Heading1")
@@ -230,6 +395,11 @@ class TestExcel:
         ]
         assert document.text[second.start : second.end].endswith("Left: a; Right: b")
         assert (first.label, second.label) == ("Parts", "Other")
+
+    def test_a_note_below_a_table_belongs_to_no_column(self) -> None:
+        rows = [["Name", "Price"], ["Bolt", 5], ["Prices without tax.", ""], ["", 7]]
+        document = parse(fixtures.xlsx({"A": fixtures.sheet(rows)}), Media.XLSX)
+        assert document.text.split("\n")[3:] == ["Name: Bolt; Price: 5", "Prices without tax.", "Price: 7"]
 
     def test_hidden_sheets_are_not_read(self) -> None:
         sheets = {"Seen": fixtures.sheet([["a", "b"]]), "Secret": fixtures.sheet([["hidden", "value"]])}

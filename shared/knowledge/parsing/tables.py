@@ -53,7 +53,7 @@ def rows_as_lines(rows: Iterable[list[str]], limits: ParseLimits) -> Iterator[st
 
     Each row repeats the names of its columns, so that a chunk that holds only some rows still says what
     their values are. The header is the first row of which at least half is filled; what stands before it
-    (a caption) is kept as it is.
+    (a caption) and a row of the table of which only the first cell is filled (a note) are kept as they are.
     """
     header: list[str] | None = None
     length = 0
@@ -74,6 +74,8 @@ def rows_as_lines(rows: Iterable[list[str]], limits: ParseLimits) -> Iterator[st
 
 def _row(header: list[str] | None, cells: list[str]) -> str:
     names = header or []
+    if cells[0] and not any(cells[1:]):
+        return cells[0]
     pairs = []
     for column, value in enumerate(cells):
         name = names[column] if column < len(names) else ""
