@@ -23,7 +23,9 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
         own.stop()
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+# First, because xdist reads the groups in the same hook. xdist 3.8 finds none at all from pytest 9.2 on:
+# each process of a parallel run then starts servers of its own.
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests that share servers run in one process of a parallel run, so that each server starts once."""
     for item in items:
