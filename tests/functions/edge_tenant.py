@@ -199,6 +199,7 @@ def server_sent_events(answer: Answer) -> Iterator[tuple[str, Any]]:
     """The events of a finished stream: name and JSON body."""
     assert answer.headers["content-type"].startswith("text/event-stream")
     for block in answer.body.decode().split("\n\n"):
-        lines = dict(line.partition(": ")[::2] for line in block.splitlines() if not line.startswith(":"))
+        parts = (line.partition(": ") for line in block.splitlines() if not line.startswith(":"))
+        lines = {name: value for name, _, value in parts}
         if lines:
             yield lines["event"], json.loads(lines["data"])
