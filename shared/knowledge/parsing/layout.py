@@ -165,7 +165,8 @@ def _pieces(places: _Places, text: str, start: int) -> list[Line]:
     for (first, starts_line), (last, _) in pairwise([(0, True), *cuts, (len(words), True)]):
         begin, end = words[first][0], words[last - 1][1]
         left, right = places.width(begin, end)
-        bottom, top = places.height(begin)
+        if first:
+            bottom, top = places.height(begin)
         piece = text[begin - start : end + 1 - start]
         pieces.append(
             Line(piece, left, bottom, right, top, top - bottom, first_char=begin, starts_line=starts_line)
@@ -242,11 +243,12 @@ def _lines(pieces: list[Line]) -> Iterator[Line]:
 
 
 def _turns(pieces: list[Line]) -> list[int]:
-    """The pieces that do not stand below the one before them: without one, there is no row of cells."""
+    """The pieces that can open the second cell of a row: they stand to the right of the one before them."""
     return [
         number
         for number, (previous, piece) in enumerate(pairwise(pieces), 1)
-        if piece.middle > previous.middle - piece.size / 2
+        if piece.left - previous.right >= _CELL_GAP * piece.size
+        and piece.middle > previous.middle - piece.size / 2
     ]
 
 

@@ -11,7 +11,7 @@ import unicodedata
 from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from statistics import median
 from typing import Any
@@ -85,7 +85,9 @@ def _read(pdf: Any, limits: ParseLimits) -> ParsedDocument:
         text, placed = _page_text(blocks or [])
         start, end = builder.add(text)
         pages.append(Page(index + 1, start, end))
-        lines += (replace(line, start=start + line.start) for line in placed)
+        for line in placed:
+            line.start += start
+        lines += placed
         if start == end:
             without_text.append(index + 1)
     if len(without_text) == count:
@@ -115,7 +117,7 @@ def _page_blocks(pdf: Any, index: int) -> list[Line | Table] | None:
         page.close()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _PlacedLine:
     """A line of the document's text at ``start``; ``top`` and ``size`` are of its beginning on the page."""
 
