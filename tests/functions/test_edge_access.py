@@ -115,7 +115,7 @@ def is_about_the_owners_things(entry: RouteEntry) -> bool:
     return named_in_body or bool(PARAMETER.search(entry.path))
 
 
-@pytest.mark.parametrize("entry", filter(is_about_the_owners_things, GUARDED), ids=name_of)
+@pytest.mark.parametrize("entry", [*filter(is_about_the_owners_things, GUARDED)], ids=name_of)
 def test_what_belongs_to_another_tenant_is_not_found_and_does_not_change(owner, stranger, entry: RouteEntry):
     tenant, names = owner
     before = tenant.stored()
