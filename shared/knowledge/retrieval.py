@@ -22,7 +22,7 @@ from shared.knowledge.index.protocol import MAX_TOP, FacetValue, SearchRequest
 if TYPE_CHECKING:
     from shared.identity import Principal
     from shared.inferencing import Embedded, Gateway
-    from shared.knowledge.collections import Collections
+    from shared.knowledge.collections import Collection, Collections
     from shared.knowledge.documents import Document, Documents
     from shared.knowledge.index import Filter, Hit, IndexedChunk
     from shared.knowledge.indexes import Indexes
@@ -119,6 +119,7 @@ class Retrieval:
         if mode not in ("hybrid", "keyword", "vector"):
             raise InvalidParameter("mode must be 'hybrid', 'keyword' or 'vector'.", parameter="mode")
         by_model = await self._by_embedding_model(principal.tenant, collections)
+        readers_of = {found.name: found.readers for members in by_model.values() for found in members}
         started = time.perf_counter()
         vectors: Mapping[str, Sequence[float]] = {}
         usage = Usage()
@@ -138,9 +139,16 @@ class Retrieval:
         answers = await asyncio.gather(
             *(
                 self._visible(
-                    model, replace(request, collections=tuple(names), vector=vectors.get(model)), wanted
+                    model,
+                    replace(
+                        request,
+                        collections=tuple(member.name for member in members),
+                        vector=vectors.get(model),
+                    ),
+                    wanted,
+                    readers_of,
                 )
-                for model, names in by_model.items()
+                for model, members in by_model.items()
             )
         )
         return Found(
@@ -159,13 +167,13 @@ class Retrieval:
             },
         )
 
-    async def _by_embedding_model(self, tenant: str, names: Sequence[str]) -> dict[str, list[str]]:
+    async def _by_embedding_model(self, tenant: str, names: Sequence[str]) -> dict[str, list[Collection]]:
         if not names:
             raise InvalidParameter("Name at least one collection.", parameter="collections")
         found = await asyncio.gather(*(self._collections.get(tenant, name) for name in dict.fromkeys(names)))
-        by_model: dict[str, list[str]] = {}
+        by_model: dict[str, list[Collection]] = {}
         for collection in found:
-            by_model.setdefault(collection.embedding_model, []).append(collection.name)
+            by_model.setdefault(collection.embedding_model, []).append(collection)
         return by_model
 
     async def _embed(
@@ -178,8 +186,14 @@ class Retrieval:
         vectors = {model: one.vectors[0] for model, one in zip(models, embedded, strict=True)}
         return vectors, sum((one.usage for one in embedded), Usage())
 
-    async def _visible(self, model: str, request: SearchRequest, wanted: int) -> _Answered:
-        """The first ``wanted`` hits of visible versions, where there are so many."""
+    async def _visible(
+        self, model: str, request: SearchRequest, wanted: int, readers_of: Mapping[str, Sequence[str]]
+    ) -> _Answered:
+        """The first ``wanted`` hits of visible versions that the caller may read, where there are so many.
+
+        The index trims by the access lists of the time of ingestion; the records and the collections tell
+        today's, which may be narrower.
+        """
         index = await self._indexes.of(model)
         asked = min(MAX_TOP, wanted + SPARE_CHUNKS) if wanted else 0
         searches = 0
@@ -187,7 +201,11 @@ class Retrieval:
             searches += 1
             result = await index.search(replace(request, top=asked))
             records = await self._records(request.tenant, result.hits)
-            hits = [hit for hit in result.hits if _is_visible(hit, records)]
+            hits = [
+                hit
+                for hit in result.hits
+                if _is_visible(hit, records) and _may_be_read(hit, records, request.readers, readers_of)
+            ]
             complete = len(hits) >= wanted or len(result.hits) < asked or asked == MAX_TOP
             overtaken = searches == 1 and any(_is_overtaken(hit, records) for hit in result.hits)
             if (complete and not overtaken) or searches == SEARCHES_MAX:
@@ -233,6 +251,13 @@ _Records = Mapping[tuple[str, str], "Document"]
 def _is_visible(hit: Hit, records: _Records) -> bool:
     record = records.get((hit.chunk.collection, hit.chunk.document))
     return record is not None and record.visible == hit.chunk.version
+
+
+def _may_be_read(
+    hit: Hit, records: _Records, caller: Sequence[str], readers_of: Mapping[str, Sequence[str]]
+) -> bool:
+    own = records[hit.chunk.collection, hit.chunk.document].upload.readers
+    return not {*caller}.isdisjoint(readers_of[hit.chunk.collection] if own is None else own)
 
 
 def _is_overtaken(hit: Hit, records: _Records) -> bool:

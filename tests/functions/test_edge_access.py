@@ -312,3 +312,16 @@ def test_a_text_is_not_shown_before_its_version_is_visible(tenant: Tenant):
     tenant.put(collection, "a.txt", "Second.")
     assert tenant.record(collection, "a.txt", view="text", version="1").json["text"].strip() == "First."
     assert tenant.record(collection, "a.txt", view="text").json["text"].strip() == "Second."
+
+
+def test_a_collection_that_is_closed_later_is_closed_to_search_and_chat_at_once(tenant: Tenant):
+    collection = tenant.collection()
+    tenant.ingest(collection, [{"id": "a.txt", "content": SECRET}])
+    bob = tenant.other("bob")
+    assert tenant.found(collection, "vault code", key=bob)
+    tenant.collection(collection, readers=["user:alice"])
+    for mode in ("hybrid", "keyword", "vector"):
+        assert not tenant.found(collection, "vault code", key=bob, mode=mode)
+    body = {"collections": [collection], "messages": QUESTION}
+    assert b"seven" not in tenant.call("POST", "/api/chat", body, key=bob).body
+    assert tenant.found(collection, "vault code", key=tenant.other("alice"))
