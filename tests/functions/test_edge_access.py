@@ -319,7 +319,8 @@ def test_a_collection_that_is_closed_later_is_closed_to_search_and_chat_at_once(
     tenant.ingest(collection, [{"id": "a.txt", "content": SECRET}])
     bob = tenant.other("bob")
     assert tenant.found(collection, "vault code", key=bob)
-    tenant.collection(collection, readers=["user:alice"])
+    closing = {"readers": ["user:alice"]}
+    assert tenant.call("PUT", f"/api/collections/{collection}", closing).status == 200
     for mode in ("hybrid", "keyword", "vector"):
         assert not tenant.found(collection, "vault code", key=bob, mode=mode)
     body = {"collections": [collection], "messages": QUESTION}
