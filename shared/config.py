@@ -39,7 +39,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("GROUNDWORK_BOOTSTRAP_KEY_SHA256", "SHA-256 (hex) of the first administrator's API key", ""),
     Setting("GROUNDWORK_MAX_DOCUMENT_BYTES", "largest document that is accepted, in bytes", "52428800"),
     Setting("GROUNDWORK_PARSER_WORKERS", "processes that read documents", "2"),
-    Setting("GROUNDWORK_SHARDS_IN_FLIGHT", "shards of one ingestion that run at a time", "2"),
+    Setting("GROUNDWORK_SHARDS_IN_FLIGHT", "shards of one ingestion that run at a time", "4"),
 )
 
 

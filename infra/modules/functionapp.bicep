@@ -127,7 +127,7 @@ resource settings 'Microsoft.Web/sites/config@2024-04-01' = {
     GROUNDWORK_MAX_DOCUMENT_BYTES: '52428800'
     // One: a parser may use 1 GiB and the instance has 2.
     GROUNDWORK_PARSER_WORKERS: '1'
-    GROUNDWORK_SHARDS_IN_FLIGHT: '2'
+    GROUNDWORK_SHARDS_IN_FLIGHT: '4'
   }
 }
 

@@ -59,15 +59,15 @@ if TYPE_CHECKING:
     from shared.storage import Storage
 
 # A shard is what one sub-orchestration works on: small enough to repeat, large enough to fill batches.
-SHARD_DOCUMENTS = 64
-SHARD_BYTES = 8 * 1024 * 1024
+SHARD_DOCUMENTS = 100
+SHARD_BYTES = 512 * 1024
 # Raw blobs written at a time; Azurite and one storage account serve more, memory is what bounds it.
 WRITES_IN_FLIGHT = 8
 # A change of parsing or chunking that should make unchanged documents be read anew raises this number.
 PIPELINE_VERSION = 1
 HEAD_BYTES = 4096
-# Content that its own process will read back within seconds; two shards' worth.
-RECENT_CONTENT_BYTES = 2 * SHARD_BYTES
+# Content that its own process will read back within seconds: the shards in flight.
+RECENT_CONTENT_BYTES = 4 * 1024 * 1024
 # An upload is one property of its record: Azure Tables holds 64 KiB of UTF-16 in one.
 UPLOAD_BYTES = 60_000
 
