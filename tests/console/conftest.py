@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import AsyncIterator
 from typing import Any
 
-import pytest
 import pytest_asyncio
 from console_page import Console
 from playwright.async_api import Browser, async_playwright
 
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "msedge")
+from laptop.environment import find_chromium
+
 # Without a sandbox it runs as root in a container; the others keep the browser's own traffic quiet.
 ARGUMENTS = [
     "--no-sandbox",
@@ -22,19 +21,11 @@ ARGUMENTS = [
 ]
 
 
-@pytest.fixture(scope="session")
-def chromium() -> str:
-    """The path of an installed Chromium."""
-    for name in NAMES:
-        if found := shutil.which(name):
-            return found
-    pytest.skip(f"No browser is installed under any of the names {', '.join(NAMES)}.")
-
-
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def browser(chromium: str) -> AsyncIterator[Browser]:
+async def browser() -> AsyncIterator[Browser]:
+    """The machine's Chromium, else the one that Playwright has installed; a machine without any fails."""
     async with async_playwright() as playwright:
-        running = await playwright.chromium.launch(executable_path=chromium, args=ARGUMENTS)
+        running = await playwright.chromium.launch(executable_path=find_chromium(), args=ARGUMENTS)
         yield running
         await running.close()
 

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from edge_tenant import Answer, Tenant, call, check_problem, in_storage, server_sent_events
 
+from functions.jobs import RESULT_PAGE_SHARDS
+from shared.knowledge.ingestion import SHARD_DOCUMENTS
 from shared.storage import INBOX, JOBS
 
 
@@ -154,9 +156,10 @@ def test_jobs_are_listed_newest_first_in_pages(tenant: Tenant):
 
 def test_results_come_in_pages_that_hold_each_document_once(tenant: Tenant):
     collection = tenant.collection()
-    names = [f"{number:03d}.txt" for number in range(270)]  # five shards, four to a page
+    count = SHARD_DOCUMENTS * RESULT_PAGE_SHARDS + 1  # one shard more than a page shows
+    names = [f"{number:04d}.txt" for number in range(count)]
     job = tenant.ingest(collection, [{"id": name, "content": ""} for name in names])
-    assert (job["state"], job["counts"]) == ("failed", {"failed": 270})
+    assert (job["state"], job["counts"]) == ("failed", {"failed": count})
     assert len(job["errors"]) == 50
     seen: list[str] = []
     page: str | None = "1"
