@@ -185,14 +185,22 @@ def _print(title: str, row: Round) -> None:
 
 def _verdict(whole: Round, short: list[Round]) -> int:
     rounds = short or [whole]
+    lowest = min(row.share for row in rounds)
     costs = [row.seconds * row.raw_rate / row.documents for row in rounds]
     memory = max(row.peak_mib for row in rounds) / min(row.peak_mib for row in rounds)
     calls = sum(row.repeated_calls for row in [whole, *short])
     bars = [
-        (f"throughput over the raw rate {whole.share:.2f}, bar >= {RATE_BAR}", whole.share >= RATE_BAR),
         (
-            f"cost a document, most documents over fewest {costs[-1] / costs[0]:.2f}, bar <= {COST_BAR}",
-            costs[-1] / costs[0] <= COST_BAR,
+            f"throughput over the raw rate, whole files {whole.share:.2f}, bar >= {RATE_BAR}",
+            whole.share >= RATE_BAR,
+        ),
+        (
+            f"throughput over the raw rate, short documents {lowest:.2f}, bar >= {RATE_BAR}",
+            lowest >= RATE_BAR,
+        ),
+        (
+            f"cost a document, highest over lowest {max(costs) / min(costs):.2f}, bar <= {COST_BAR}",
+            max(costs) / min(costs) <= COST_BAR,
         ),
         (f"memory, highest over lowest {memory:.2f}, bar <= {MEMORY_BAR}", memory <= MEMORY_BAR),
         (f"embedding calls for unchanged documents {calls}, bar 0", calls == 0),
