@@ -30,7 +30,7 @@ class KeyBody(Model):
     user: str = Field(min_length=1, max_length=200)
     tenant: str | None = Field(None, max_length=63)
     groups: tuple[Group, ...] = Field((), max_length=100)
-    roles: tuple[Role, ...] = Field((Role.READER,), min_length=1, max_length=5)
+    roles: tuple[Role, ...] = Field((Role.READER,), min_length=1, max_length=len(Role))
     expires_seconds: float = Field(DEFAULT_EXPIRY_SECONDS, gt=0, le=LONGEST_EXPIRY_SECONDS)
 
 

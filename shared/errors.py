@@ -9,6 +9,8 @@
     │   └── PromptTooLong         400
     ├── Unauthenticated           401
     ├── Forbidden                 403
+    │   └── QuotaExceeded         403  of what stays, such as documents
+    │       └── QuotaExhausted    429  of what time gives back, such as jobs; retryable, the same code
     ├── NotFound                  404  (resource: collection, document, job, …)
     ├── Conflict                  409
     ├── PayloadTooLarge           413
@@ -87,6 +89,16 @@ class Unauthenticated(GroundworkError):
 
 class Forbidden(GroundworkError):
     code, title, status = "forbidden", "The credential does not allow this", 403
+
+
+class QuotaExceeded(Forbidden):
+    """``extra`` names the ``quota``, its ``limit`` and what is ``present``."""
+
+    code, title = "quota_exceeded", "A quota of the tenant is exceeded"
+
+
+class QuotaExhausted(QuotaExceeded):
+    status, retryable = 429, True
 
 
 class NotFound(GroundworkError):

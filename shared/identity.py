@@ -38,6 +38,7 @@ class Role(StrEnum):
     READER = "reader"
     CONTRIBUTOR = "contributor"
     OPERATOR = "operator"
+    PROMPT_EDITOR = "prompt-editor"
     ADMINISTRATOR = "administrator"
     PLATFORM = "platform"
 
@@ -46,7 +47,8 @@ _INCLUDES: dict[Role, frozenset[Role]] = {
     Role.READER: frozenset({Role.READER}),
     Role.CONTRIBUTOR: frozenset({Role.READER, Role.CONTRIBUTOR}),
     Role.OPERATOR: frozenset({Role.READER, Role.OPERATOR}),
-    Role.ADMINISTRATOR: frozenset({Role.READER, Role.CONTRIBUTOR, Role.OPERATOR, Role.ADMINISTRATOR}),
+    Role.PROMPT_EDITOR: frozenset({Role.READER, Role.PROMPT_EDITOR}),
+    Role.ADMINISTRATOR: frozenset(Role) - {Role.PLATFORM},
     Role.PLATFORM: frozenset(Role),
 }
 

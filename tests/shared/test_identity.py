@@ -30,7 +30,8 @@ ALICE = Principal("harbour", "alice", ("keepers",), (Role.CONTRIBUTOR,))
         (Role.READER, {Role.READER}),
         (Role.CONTRIBUTOR, {Role.READER, Role.CONTRIBUTOR}),
         (Role.OPERATOR, {Role.READER, Role.OPERATOR}),
-        (Role.ADMINISTRATOR, {Role.READER, Role.CONTRIBUTOR, Role.OPERATOR, Role.ADMINISTRATOR}),
+        (Role.PROMPT_EDITOR, {Role.READER, Role.PROMPT_EDITOR}),
+        (Role.ADMINISTRATOR, set(Role) - {Role.PLATFORM}),
         (Role.PLATFORM, set(Role)),
     ],
 )
