@@ -16,7 +16,8 @@ class CallContext:
     ``deadline`` is a time of the gateway's clock (``time.monotonic`` unless told otherwise): it bounds the
     whole call with all its tries. ``session`` keeps calls of one conversation on one deployment while that
     one is healthy, which makes use of its prompt cache. ``data_zone`` restricts the call to deployments of
-    that zone; without it the first deployment in the catalogue decides.
+    that zone; without it the first deployment in the catalogue decides. ``background`` marks a call that
+    nobody waits for: it takes what the others leave, and no other ever waits for it.
     """
 
     tenant: str
@@ -26,6 +27,7 @@ class CallContext:
     deadline: float | None = None
     session: str | None = None
     data_zone: str | None = None
+    background: bool = False
     correlation_id: str = field(default_factory=lambda: uuid.uuid4().hex)
 
 

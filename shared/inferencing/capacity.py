@@ -48,10 +48,14 @@ class RateBudget:
         self._level = self._most
         self._filled_at: float | None = None
 
-    def seconds_until_free(self, now: float) -> float:
-        """0 while a unit is left: one call may overdraw, so that a large one is not refused for ever."""
+    def seconds_until_free(self, now: float, reserve: float = 0.0) -> float:
+        """0 while a unit is left: one call may overdraw, so that a large one is not refused for ever.
+
+        ``reserve`` is the share of the burst that must be left besides.
+        """
         self._fill(now)
-        return max(0.0, (1 - self._level) / self._per_second)
+        least = min(self._most, 1 + reserve * self._most)
+        return max(0.0, (least - self._level) / self._per_second)
 
     def take(self, now: float, units: float) -> None:
         self._fill(now)

@@ -55,6 +55,7 @@ class Dispatcher:
         self._credentials = credentials
         self.clock = clock
         self._queue: deque[asyncio.Future[None]] = deque()
+        self._background: deque[asyncio.Future[None]] = deque()
         self._probes: set[asyncio.Task[None]] = set()
         pool.on_release = self._wake_next
 
@@ -78,16 +79,22 @@ class Dispatcher:
 
     async def lease(self, demand: Demand, tried: set[str], deadline: float) -> Lease | None:
         """The next deployment to try, waiting for one that is only busy; None where there is none."""
-        give_up_at = min(deadline, self.clock() + QUEUE_SECONDS)
+        background = demand.background
+        # Nobody waits for a call in the background, so it may stand in line until its deadline.
+        give_up_at = deadline if background else min(deadline, self.clock() + QUEUE_SECONDS)
+        queue = self._background if background else self._queue
         lease = None
-        if not self._queue or self.pool.has_room(self.clock(), tried):
+        if not queue or self.pool.has_room(self.clock(), tried, background=background):
             lease = self.pool.acquire(self.clock(), demand, tried)
-        while lease is None and self.pool.is_busy(self.clock(), tried):
-            if len(self._queue) >= MOST_QUEUED or not await self._turn(give_up_at):
+        while lease is None and self.pool.is_busy(self.clock(), tried, background=background):
+            if len(queue) >= MOST_QUEUED or not await self._turn(queue, give_up_at):
                 break
             lease = self.pool.acquire(self.clock(), demand, tried)
-        if self._queue and (self.pool.has_room(self.clock()) or not self.pool.is_busy(self.clock())):
-            self._wake_next()  # to take what is left, or to learn that there is nothing to wait for
+        # To take what is left, or to learn that there is nothing to wait for.
+        if self._queue and self._is_settled(background=False):
+            self._wake_next()
+        elif self._background and self._is_settled(background=True):
+            _wake_first(self._background)
         return lease
 
     async def open_once(self, lease: Lease, request: Request) -> Answer:
@@ -134,10 +141,16 @@ class Dispatcher:
             raise DeploymentFault(FaultKind.MISCONFIGURED, "credential_unavailable") from None
         return {"Content-Type": "application/json", **credentials}
 
-    async def _turn(self, give_up_at: float) -> bool:
+    def _is_settled(self, *, background: bool) -> bool:
+        """Whether there is room for a call, or none is to be waited for."""
+        now = self.clock()
+        has_room = self.pool.has_room(now, background=background)
+        return has_room or not self.pool.is_busy(now, background=background)
+
+    async def _turn(self, queue: deque[asyncio.Future[None]], give_up_at: float) -> bool:
         """Wait in line for a call in flight to end. False when it took too long."""
         place = asyncio.get_running_loop().create_future()
-        self._queue.append(place)
+        queue.append(place)
         try:
             async with asyncio.timeout(max(0.0, give_up_at - self.clock())):
                 await place
@@ -148,16 +161,13 @@ class Dispatcher:
                 self._wake_next()
             raise
         finally:
-            if place in self._queue:
-                self._queue.remove(place)
+            if place in queue:
+                queue.remove(place)
         return True
 
     def _wake_next(self) -> None:
-        while self._queue:
-            place = self._queue.popleft()
-            if not place.done():
-                place.set_result(None)
-                return
+        if not _wake_first(self._queue):
+            _wake_first(self._background)
 
 
 class _Call:
@@ -180,6 +190,7 @@ class _Call:
         self._tries: dict[Try, Lease] = {}
         self._tried: set[str] = set()
         self._lost: str | None = None
+        self._fault: DeploymentFault | None = None
         self._names = names
         self._join_at = math.inf
 
@@ -212,7 +223,9 @@ class _Call:
         if lease is None:
             if self._clock() >= self._deadline:
                 raise DeadlineExceeded()
-            raise ModelsUnavailable(retry_after=self._pool.retry_after(self._clock()))
+            wait = self._pool.retry_after(self._clock(), background=self._demand.background)
+            # Whoever may try again later must know whether this request was refused by itself.
+            raise ModelsUnavailable(retry_after=wait) from self._fault
         return lease
 
     def _start(self, lease: Lease) -> None:
@@ -244,6 +257,7 @@ class _Call:
             raise
         except DeploymentFault as fault:
             lease.failed(now, fault)
+            self._fault = fault
             if fault.reason == CONNECTION_LOST and len(self._names) == 1:
                 self._lost = lease.deployment.name
             return None
@@ -273,6 +287,16 @@ class _Call:
             if _is_overdue(lease, now):
                 lease.failed(now, DeploymentFault(FaultKind.HUNG, "silent_at_deadline"))
         raise DeadlineExceeded()
+
+
+def _wake_first(queue: deque[asyncio.Future[None]]) -> bool:
+    """Let the first in line go on; False where nobody waits."""
+    while queue:
+        place = queue.popleft()
+        if not place.done():
+            place.set_result(None)
+            return True
+    return False
 
 
 def _is_overdue(lease: Lease, now: float) -> bool:

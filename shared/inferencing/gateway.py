@@ -216,13 +216,14 @@ class Gateway:
     ) -> Demand:
         tokens = await check_prompt(entry, body)
         # Answers of at most alike lengths take alike times.
-        return Demand((form, (completion_limit(entry, body) or 0).bit_length()), tokens, call.session)
+        shape = (form, (completion_limit(entry, body) or 0).bit_length())
+        return Demand(shape, tokens, call.session, call.background)
 
     async def _embed_batch(
         self, entry: Model, body: Mapping[str, Any], tokens: int, call: CallContext
     ) -> Exchange:
         request = Request(EMBEDDINGS, body, False, vectors_reader(entry, body))
-        demand = Demand((EMBEDDINGS, tokens.bit_length()), tokens, call.session)
+        demand = Demand((EMBEDDINGS, tokens.bit_length()), tokens, call.session, call.background)
         return await self._exchange(entry, request, demand, call, lambda _: Usage(tokens, estimated=True))
 
     async def _exchange(

@@ -36,6 +36,10 @@ LEAST_PROBE_SECONDS = 0.5
 # slow as a whole does not get twice the load (Dean and Barroso, "The Tail at Scale").
 HEDGES_PER_CALL = 0.1
 MOST_HEDGES = 10.0
+# Calls in the background take at most this share of a deployment's calls in flight, and leave as much of
+# its rates' bursts untouched: a call that someone waits for finds room at once.
+BACKGROUND_SHARE = 0.75
+BACKGROUND_RESERVE = 0.25
 # What to tell a caller when no deployment names a time.
 DEFAULT_RETRY_AFTER_SECONDS = 1.0
 # Faults that the deployment announces: the next caller may be its probe. After any other, a probe is a copy
@@ -50,6 +54,7 @@ class Demand:
     shape: Shape
     tokens: int
     session: str | None = None
+    background: bool = False
 
 
 class Member:
@@ -61,6 +66,7 @@ class Member:
         self.breaker = Breaker()
         self.limit = InFlightLimit(deployment.max_in_flight)
         self.in_flight = 0
+        self.background_in_flight = 0
         self.answered_at: float | None = None
         self._latencies: defaultdict[Shape, Latency] = defaultdict(Latency)
         self._requests = _budget(deployment.requests_per_minute)
@@ -70,22 +76,25 @@ class Member:
     def load(self) -> float:
         return self.in_flight / self.deployment.weight
 
-    @property
-    def has_room(self) -> bool:
-        return self.in_flight < self.limit.value
+    def has_room(self, background: bool = False) -> bool:
+        """Whether one more call may be in flight. Those in the background never keep others out."""
+        if background:
+            return self.in_flight < max(1, int(self.limit.value * BACKGROUND_SHARE))
+        return self.in_flight - self.background_in_flight < self.limit.value
 
-    def serves(self, now: float) -> bool:
+    def serves(self, now: float, background: bool = False) -> bool:
         """Whether a caller's request may be sent to it now, as far as its health and its rates go."""
         if self.breaker.state(now) is State.CLOSED:
-            return self._rate_wait(now) == 0
+            return self._rate_wait(now, BACKGROUND_RESERVE if background else 0.0) == 0
         return self.awaits_probe(now) and self.breaker.cause in ANNOUNCED
 
     def awaits_probe(self, now: float) -> bool:
         half_open = self.breaker.state(now) is State.HALF_OPEN
         return half_open and self.breaker.admits(now) and self._rate_wait(now) == 0
 
-    def retry_after(self, now: float) -> float:
-        return max(self.breaker.retry_after(now), self._rate_wait(now))
+    def retry_after(self, now: float, background: bool = False) -> float:
+        reserve = BACKGROUND_RESERVE if background else 0.0
+        return max(self.breaker.retry_after(now), self._rate_wait(now, reserve))
 
     def charge(self, now: float, tokens: int) -> None:
         if self._requests is not None:
@@ -96,9 +105,9 @@ class Member:
     def latency(self, shape: Shape) -> Latency:
         return self._latencies[shape]
 
-    def _rate_wait(self, now: float) -> float:
-        budgets = (self._requests, self._tokens)
-        return max((budget.seconds_until_free(now) for budget in budgets if budget is not None), default=0.0)
+    def _rate_wait(self, now: float, reserve: float = 0.0) -> float:
+        budgets = [budget for budget in (self._requests, self._tokens) if budget is not None]
+        return max((budget.seconds_until_free(now, reserve) for budget in budgets), default=0.0)
 
 
 def _budget(per_minute: float | None) -> RateBudget | None:
@@ -117,6 +126,7 @@ class Lease:
         self.started = now
         self.deployment = member.deployment
         member.in_flight += 1
+        member.background_in_flight += demand.background
         member.charge(now, demand.tokens)
 
     @property
@@ -183,6 +193,7 @@ class Lease:
             return False
         self._settled = True
         self._member.in_flight -= 1
+        self._member.background_in_flight -= self._demand.background
         self._pool.on_release()
         return True
 
@@ -227,16 +238,18 @@ class Pool:
                 return Lease(self, member, demand, now)
         return None
 
-    def has_room(self, now: float, tried: Collection[str] = ()) -> bool:
-        return any(m.has_room and m.serves(now) for m in self.members if m.name not in tried)
+    def has_room(self, now: float, tried: Collection[str] = (), *, background: bool = False) -> bool:
+        able = (m for m in self.members if m.name not in tried and m.serves(now, background))
+        return any(m.has_room(background) for m in able)
 
-    def is_busy(self, now: float, tried: Collection[str] = ()) -> bool:
+    def is_busy(self, now: float, tried: Collection[str] = (), *, background: bool = False) -> bool:
         """Whether a deployment would take a call if one of those in flight ended."""
-        return any(not m.has_room and m.serves(now) for m in self.members if m.name not in tried)
+        able = (m for m in self.members if m.name not in tried and m.serves(now, background))
+        return any(not m.has_room(background) for m in able)
 
-    def retry_after(self, now: float) -> float:
+    def retry_after(self, now: float, *, background: bool = False) -> float:
         """The shortest time after which a call may be taken."""
-        waits = [member.retry_after(now) for member in self.members]
+        waits = [member.retry_after(now, background) for member in self.members]
         return min(waits) or DEFAULT_RETRY_AFTER_SECONDS
 
     def learn(self, member: Member, shape: Shape, seconds: float) -> None:
@@ -254,7 +267,11 @@ class Pool:
 
     def _choose(self, now: float, demand: Demand, tried: Collection[str]) -> Member | None:
         for group in self._groups:
-            able = [m for m in group if m.has_room and m.name not in tried and m.serves(now)]
+            able = [
+                m
+                for m in group
+                if m.name not in tried and m.has_room(demand.background) and m.serves(now, demand.background)
+            ]
             if able:
                 return self._pick(able, demand.session)
         return None

@@ -16,6 +16,7 @@ from shared.errors import (
     StreamInterrupted,
 )
 from shared.inferencing.breaker import State
+from shared.inferencing.faults import DeploymentFault, FaultKind
 
 from .scripted import BODY, CALL, Bench, Script, catalogue_text
 from .upstream import TOKENS
@@ -348,6 +349,74 @@ def test_a_call_that_waits_too_long_for_its_turn_is_refused() -> None:
         results = await asyncio.gather(*(bench.complete() for _ in range(3)), return_exceptions=True)
         assert results[0] == "a"
         assert all(isinstance(result, ModelsUnavailable) for result in results[1:])
+
+    run(scenario())
+
+
+def test_a_call_that_someone_waits_for_never_waits_for_one_in_the_background() -> None:
+    async def scenario() -> None:
+        bench = Bench(catalogue_text("a", a="max_in_flight = 4"), a=Script(seconds=5.0))
+        background = [asyncio.ensure_future(bench.complete(background=True)) for _ in range(6)]
+        await asyncio.sleep(0.1)
+        assert bench.wire.open["a"] == 3  # three quarters of four
+        began = bench.loop.time()
+        await asyncio.gather(*(bench.complete() for _ in range(4)))
+        assert bench.loop.time() - began < 5.1
+        await asyncio.gather(*background)
+
+    run(scenario())
+
+
+def test_a_call_in_the_background_takes_its_turn_after_all_others() -> None:
+    async def scenario() -> None:
+        bench = Bench(catalogue_text("a", a="max_in_flight = 1"), a=Script(seconds=1.0))
+        order: list[str] = []
+
+        async def one(name: str, background: bool) -> None:
+            await bench.complete(background=background)
+            order.append(name)
+
+        calls = [one("first", False), one("later", True), one("second", False), one("third", False)]
+        await asyncio.gather(*calls)
+        assert order == ["first", "second", "third", "later"]
+
+    run(scenario())
+
+
+def test_a_call_in_the_background_outlasts_the_others_wait_in_line() -> None:
+    async def scenario() -> None:
+        bench = Bench(catalogue_text("a", a="max_in_flight = 1"), a=Script(seconds=15.0))
+        answers = await asyncio.gather(*(bench.complete(background=True) for _ in range(3)))
+        assert answers == ["a"] * 3
+
+    run(scenario())
+
+
+def test_the_background_leaves_a_part_of_a_rate_to_those_who_wait() -> None:
+    async def scenario() -> None:
+        bench = Bench(catalogue_text("a", a="requests_per_minute = 120"), a=Script())
+        taken = 0
+        with pytest.raises(ModelsUnavailable):
+            for _ in range(30):
+                await bench.complete(background=True)
+                taken += 1
+        assert taken == 15  # of the 20 that ten seconds allow
+        for _ in range(5):
+            await bench.complete()
+
+    run(scenario())
+
+
+def test_who_is_told_to_come_back_knows_whether_its_own_request_failed() -> None:
+    async def scenario() -> None:
+        bench = Bench(catalogue_text("a"), a=Script(status=429, headers={"retry-after": "9"}))
+        with pytest.raises(ModelsUnavailable) as refused:
+            await bench.complete()
+        assert isinstance(refused.value.__cause__, DeploymentFault)
+        assert refused.value.__cause__.kind is FaultKind.THROTTLED
+        with pytest.raises(ModelsUnavailable) as told:
+            await bench.complete()
+        assert told.value.__cause__ is None
 
     run(scenario())
 
