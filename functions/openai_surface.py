@@ -46,7 +46,13 @@ Handle = Callable[[Call], Awaitable[Response]]
 
 
 def serve(
-    method: str, path: str, azure: str, body: type[Model] | None = None
+    method: str,
+    path: str,
+    azure: str,
+    body: type[Model] | None = None,
+    *,
+    on: df.Blueprint = blueprint,
+    durable: bool = False,
 ) -> Callable[[Handle], list[Handler]]:
     """Serve ``path`` under OpenAI's root and both of Azure's; ``azure`` is the older one's."""
 
@@ -60,10 +66,11 @@ def serve(
         roots = {"openai": V1, "azure_v1": AZURE_V1, "azure": azure}
         return [
             route(
-                blueprint,
+                on,
                 method,
                 root + path,
                 body=body,
+                durable=durable,
                 name=f"{form}_{handle.__name__}",
                 errors=openai_error,
             )(identified)
