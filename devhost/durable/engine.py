@@ -80,7 +80,7 @@ class Engine:
         self._http = HttpCaller(self.options.http_poll_milliseconds, clock)
         self._orchestrations = Orchestrations(
             self._functions, self._call, self._store, self._apply,
-            self.options.max_concurrent_orchestrators, self.options.default_version, cached_instances, clock,
+            self.options, cached_instances, clock,
         )  # fmt: skip
         self._activities = Activities(
             self._functions, self._call, self._store, self._orchestrations.receive,

@@ -6,7 +6,10 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from enum import StrEnum
+from typing import Any, TypeVar
+
+from .versions import Match, Mismatch
 
 # Defaults of the extension's DurableTaskOptions: ten functions a processor, entity batches of fifty
 # (Consumption) and a poll interval of 30 s for durable HTTP calls that answer 202 without Retry-After.
@@ -14,6 +17,8 @@ FUNCTIONS_PER_PROCESSOR = 10
 ENTITY_BATCH_OPERATIONS = 50
 HTTP_POLL_MILLISECONDS = 30_000
 DEFAULT_HUB = "TestHubName"
+
+Choice = TypeVar("Choice", bound=StrEnum)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +35,8 @@ class DurableOptions:
     max_entity_batch: int = ENTITY_BATCH_OPERATIONS
     http_poll_milliseconds: int = HTTP_POLL_MILLISECONDS
     default_version: str = ""
+    version_match: Match = Match.NONE
+    version_mismatch: Mismatch = Mismatch.REJECT
 
     @classmethod
     def from_host_json(
@@ -50,6 +57,8 @@ class DurableOptions:
                 HTTP_POLL_MILLISECONDS,
             ),
             default_version=str(section.get("defaultVersion") or ""),
+            version_match=_choice(section, "versionMatchStrategy", Match.NONE),
+            version_mismatch=_choice(section, "versionFailureStrategy", Mismatch.REJECT),
         )
 
 
@@ -66,3 +75,15 @@ def _positive(section: Mapping[str, Any], key: str, default: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
         raise ValueError(f"host.json: durableTask.{key} must be a positive integer, not {value!r}")
     return value
+
+
+def _choice(section: Mapping[str, Any], key: str, default: Choice) -> Choice:
+    """Names of strategies are read whatever their case, as the extension reads them."""
+    value = section.get(key)
+    if value is None:
+        return default
+    for choice in type(default):
+        if str(value).lower() == choice.lower():
+            return choice
+    names = ", ".join(type(default))
+    raise ValueError(f"host.json: durableTask.{key} must be one of {names}, not {value!r}")

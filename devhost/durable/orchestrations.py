@@ -25,8 +25,10 @@ from azure.functions.meta import Datum
 from . import wire
 from .errors import NonDeterministic
 from .functions import Functions
+from .options import DurableOptions
 from .plan import Plan, Task, Wake, Work, action_leaves, due_time
 from .store import Child, Effects, Instance, Loaded, Received, Step, Store
+from .versions import Mismatch, accepts
 from .wire import Action, EventType, OrchestratorState, Status
 
 log = logging.getLogger("devhost.durable")
@@ -166,8 +168,7 @@ class Orchestrations:
         call: Callable[..., Any],
         store: Store,
         apply: Callable[[Effects], None],
-        workers: int,
-        default_version: str,
+        options: DurableOptions,
         cached_instances: int,
         clock: Callable[[], float],
     ) -> None:
@@ -175,8 +176,8 @@ class Orchestrations:
         self._call = call
         self._store = store
         self._apply = apply
-        self._workers = workers
-        self._default_version = default_version
+        self._workers = options.max_concurrent_orchestrators
+        self._options = options
         self._cached_instances = cached_instances
         self._clock = clock
         self._cache: OrderedDict[str, Live] = OrderedDict()
@@ -187,6 +188,7 @@ class Orchestrations:
         self._missed: set[str] = set()
         self._tries: dict[str, int] = {}
         self._beyond: dict[str, str] = {}
+        self._rejected: set[str] = set()
         self._tasks: list[asyncio.Task[None]] = []
         self._pool: ThreadPoolExecutor | None = None
         self.replays = 0
@@ -257,6 +259,8 @@ class Orchestrations:
         if instance_id in self._beyond:
             await self._give_up(instance_id)
         while (live := await self._live(instance_id)) is not None and not live.suspended:
+            if not await self._takes_version(live):
+                return
             live.take()
             replay = live.plan.wake == Wake.NOW
             if live.plan.wake == Wake.PERHAPS:
@@ -267,6 +271,26 @@ class Orchestrations:
             if not replay and not live.plan.work:
                 return
             await self._step(live, replay=replay)
+
+    async def _takes_version(self, live: Live) -> bool:
+        """Whether this host goes on with the instance; one of a version that it does not take is left, or
+        failed, as host.json says."""
+        instance, options = live.instance, self._options
+        assert instance is not None
+        if accepts(options.version_match, options.default_version, instance.version):
+            return True
+        reason = (
+            f"The orchestration has version {instance.version!r}; this host runs "
+            f"{options.default_version!r} ({options.version_match})."
+        )
+        if options.version_mismatch is Mismatch.FAIL:
+            self._beyond[instance.id] = reason
+            await self._give_up(instance.id)
+        elif instance.id not in self._rejected:
+            self._rejected.add(instance.id)
+            log.warning("durable.version_rejected", extra={"instance": instance.id, "reason": reason})
+        self.forget(instance.id)
+        return False
 
     async def _live(self, instance_id: str) -> Live | None:
         live = self._cache.get(instance_id)
@@ -469,7 +493,7 @@ class Orchestrations:
             id=action.get("instanceId") or f"{step.execution}:{task_id}",
             execution=uuid.uuid4().hex,
             name=name,
-            version=action.get("version") or self._default_version,
+            version=action.get("version") or self._options.default_version,
             input=wire.dumps(action["input"]),
             task=task_id,
         )
