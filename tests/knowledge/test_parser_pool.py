@@ -164,7 +164,7 @@ class TestLimits:
     @pytest.mark.skipif(sys.platform == "win32", reason="a signal tells how a process ended")
     @pytest.mark.parametrize(
         ("number", "error"),
-        [("SIGSEGV", CorruptDocument), ("SIGABRT", CorruptDocument), ("SIGKILL", ParseMemoryExceeded)],
+        [("SIGSEGV", CorruptDocument), ("SIGABRT", ParseMemoryExceeded), ("SIGKILL", ParseMemoryExceeded)],
     )
     async def test_a_worker_that_dies_fails_its_document_alone(
         self, pool: ParserPool, number: str, error: type[Exception]

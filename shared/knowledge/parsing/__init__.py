@@ -6,6 +6,7 @@ subprocesses, which is how untrusted documents are read.
 
 from __future__ import annotations
 
+import re
 from importlib import import_module
 
 from shared.errors import (
@@ -44,6 +45,10 @@ _READERS = {
 } | dict.fromkeys(OFFICE, "office")
 
 
+# A character that a reader would see: no white space, no mark of direction, joining or breaking.
+_SEEN = re.compile(r"[^\s\u00ad\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff]")
+
+
 def parse(
     content: bytes, media: Media, name: str | None = None, limits: ParseLimits = DEFAULT_LIMITS
 ) -> ParsedDocument:
@@ -69,7 +74,7 @@ def parse(
         raise
     except BaseException as error:  # a panic of a Rust library is no Exception
         raise _damaged(error) from None
-    if not document.text.strip():
+    if not _SEEN.search(document.text):
         raise EmptyDocument()
     return document if document.title else document.titled(_stem(name))
 

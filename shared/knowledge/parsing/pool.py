@@ -190,8 +190,11 @@ class _Worker:
             return self._end()
         if sys.platform != "win32" and code == -signal.SIGXCPU:
             return errors.ParseTimeout()
+        words = self._last_words()
         killed = sys.platform != "win32" and code == -signal.SIGKILL  # not by us: the system's memory ran out
-        if killed or any(words in self._last_words() for words in _OUT_OF_MEMORY):
+        # PDFium gives up without a word where memory is short; glibc and Rust name the damage they abort for.
+        gave_up = sys.platform != "win32" and code == -signal.SIGABRT and not words
+        if killed or gave_up or any(said in words for said in _OUT_OF_MEMORY):
             return errors.ParseMemoryExceeded()
         return errors.CorruptDocument("The reader failed on the document.")
 
