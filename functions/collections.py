@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -17,8 +16,6 @@ from shared.identity import Role, check_name, check_readers
 from shared.inferencing import Kind
 from shared.knowledge.collections import EVERYONE
 from shared.knowledge.documents import check_id
-from shared.knowledge.ingestion import parsed_blob
-from shared.storage import PARSED
 
 blueprint = df.Blueprint()
 
@@ -107,12 +104,9 @@ async def get_document(call: Call) -> Response:
     version = call.number("version", record.visible, 1 << 31) if record.visible else 0
     # A version that is not visible yet has its text already.
     known = 0 < version <= record.visible
-    data = known and await services().storage.get_blob(
-        PARSED, parsed_blob(tenant, collection, document, version)
-    )
-    if not data:
+    parsed = await services().content.parsed(tenant, collection, document, version) if known else None
+    if parsed is None:
         raise NotFound("text of the document", document)
-    parsed = json.loads(data)
     # The record tells of the last upload; the text of an earlier one has its own access list.
     if not _may_read(call, parsed["readers"], settings.readers):
         raise NotFound("text of the document", document)

@@ -133,7 +133,7 @@ async def post_ingestion(call: Call) -> Response:
         incoming = [document.incoming() for document in request.documents]
         _check_distinct(incoming)
         return await _accept(call, collection, incoming, f"Ingest {len(incoming)} documents")
-    job = await services().ingestion.accept_inbox(
+    job = await services().ingestion.acceptance.accept_inbox(
         call.principal.tenant,
         collection,
         request.inbox_prefix or "",
@@ -184,7 +184,7 @@ async def delete_collection(call: Call) -> Response:
 
 
 async def _accept(call: Call, collection: str, incoming: list[Incoming], title: str) -> Response:
-    job = await services().ingestion.accept(
+    job = await services().ingestion.acceptance.accept(
         call.principal.tenant,
         collection,
         incoming,
@@ -239,7 +239,7 @@ async def blob_arrived(blob: func.InputStream, client: Client) -> None:
     job_id = derived_id("blob", path, info.etag, hashlib.sha256(content).hexdigest())
     incoming = Incoming(document, content, info.content_type, source="inbox")
     try:
-        job = await services().ingestion.accept(
+        job = await services().ingestion.acceptance.accept(
             tenant, collection, [incoming], job_id=job_id, owner="event", title=f"Ingest {document}"
         )
     except GroundworkError as error:
@@ -281,7 +281,7 @@ async def message_arrived(message: func.QueueMessage, client: Client) -> None:
 
 async def _accept_message(tenant: str, collection: str, request: IngestionRequest, job_id: str) -> Job:
     if request.inbox_prefix is not None:
-        return await services().ingestion.accept_inbox(
+        return await services().ingestion.acceptance.accept_inbox(
             tenant,
             collection,
             request.inbox_prefix,
@@ -292,7 +292,7 @@ async def _accept_message(tenant: str, collection: str, request: IngestionReques
     incoming = [document.incoming() for document in request.documents or ()]
     _check_distinct(incoming)
     title = f"Ingest {len(incoming)} documents"
-    return await services().ingestion.accept(
+    return await services().ingestion.acceptance.accept(
         tenant, collection, incoming, job_id=job_id, owner="queue", title=title
     )
 
@@ -384,32 +384,38 @@ def delete(context: Context) -> Generator[Any, Any, Any]:
 @activity(blueprint)
 async def plan_ingestion(payload: dict[str, Any]) -> dict[str, int]:
     """Lay out the shards of an attempt."""
-    return await services().ingestion.plan(Ticket.from_dict(payload))
+    return await services().ingestion.planning.plan(Ticket.from_dict(payload))
 
 
 @activity(blueprint)
 async def prepare_shard(payload: dict[str, Any]) -> int:
     """Read and chunk a shard's documents; the number of embedding batches."""
-    return await services().ingestion.prepare(Ticket.from_dict(payload["ticket"]), payload["shard"])
+    return await services().ingestion.preparation.prepare(
+        Ticket.from_dict(payload["ticket"]), payload["shard"]
+    )
 
 
 @activity(blueprint)
 async def embed_batch(payload: dict[str, Any]) -> None:
     """Embed one batch into the index."""
-    await services().ingestion.embed(Ticket.from_dict(payload["ticket"]), payload["shard"], payload["batch"])
+    await services().ingestion.embedding.embed(
+        Ticket.from_dict(payload["ticket"]), payload["shard"], payload["batch"]
+    )
 
 
 @activity(blueprint)
 async def commit_shard(payload: dict[str, Any]) -> None:
     """Make a shard's new versions visible."""
     failed = {int(batch): error for batch, error in payload["failed"].items()}
-    await services().ingestion.commit(Ticket.from_dict(payload["ticket"]), payload["shard"], failed)
+    await services().ingestion.settlement.commit(
+        Ticket.from_dict(payload["ticket"]), payload["shard"], failed
+    )
 
 
 @activity(blueprint)
 async def finish_ingestion(payload: dict[str, Any]) -> dict[str, Any]:
     """Sum up an attempt."""
-    return await services().ingestion.finish(Ticket.from_dict(payload))
+    return await services().ingestion.settlement.finish(Ticket.from_dict(payload))
 
 
 @activity(blueprint)

@@ -116,7 +116,7 @@ async def get_job_result(call: Call) -> Response:
             raise NotFound("answer of the job", job.id)
         return JSONResponse(answer)
     first = call.number("page", 1, 1_000_000)
-    items, more = await services().ingestion.outcome_page(
+    items, more = await services().ingestion.shards.outcome_page(
         job.ticket, (first - 1) * RESULT_PAGE_SHARDS, RESULT_PAGE_SHARDS
     )
     return JSONResponse(

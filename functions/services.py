@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from shared.intelligence.answers import Answers
     from shared.jobs import Jobs
     from shared.knowledge.collections import Collections
+    from shared.knowledge.content import ContentStore
     from shared.knowledge.deletion import Deletion
     from shared.knowledge.documents import Documents
     from shared.knowledge.indexes import Indexes
@@ -69,6 +70,12 @@ class Services:
         return Documents(self.storage)
 
     @cached_property
+    def content(self) -> ContentStore:
+        from shared.knowledge.content import ContentStore
+
+        return ContentStore(self.storage)
+
+    @cached_property
     def catalogue(self) -> Catalogue:
         from shared.inferencing import parse_catalogue
 
@@ -101,6 +108,7 @@ class Services:
             jobs=self.jobs,
             collections=self.collections,
             documents=self.documents,
+            content=self.content,
             indexes=self.indexes,
             gateway=self.gateway,
             parsers=ParserPool(workers=self.settings.parser_workers),
@@ -113,10 +121,10 @@ class Services:
         from shared.knowledge.deletion import Deletion
 
         return Deletion(
-            storage=self.storage,
             jobs=self.jobs,
             collections=self.collections,
             documents=self.documents,
+            content=self.content,
             indexes=self.indexes,
         )
 

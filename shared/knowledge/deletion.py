@@ -9,33 +9,31 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from shared.jobs import Job, Jobs, Kind, State, Ticket
-from shared.knowledge.documents import Document, Documents, DocumentState, document_key
+from shared.knowledge.documents import Documents, DocumentState
 from shared.knowledge.index import VersionRange
-from shared.knowledge.ingestion import parsed_blob
-from shared.storage import PARSED, RAW
 
 if TYPE_CHECKING:
     from shared.knowledge.collections import Collections
+    from shared.knowledge.content import ContentStore
     from shared.knowledge.indexes import Indexes
-    from shared.storage import Storage
 
 
 class Deletion:
-    """The steps of deleting over one storage account and index."""
+    """The steps of deleting over one content store and index."""
 
     def __init__(
         self,
         *,
-        storage: Storage,
         jobs: Jobs,
         collections: Collections,
         documents: Documents,
+        content: ContentStore,
         indexes: Indexes,
     ) -> None:
-        self._storage = storage
         self._jobs = jobs
         self._collections = collections
         self._documents = documents
+        self._content = content
         self._indexes = indexes
 
     async def accept_document(
@@ -94,20 +92,8 @@ class Deletion:
         index = await self._indexes.of(collection.embedding_model)
         versions = VersionRange(below=record.tombstone)
         await index.delete_document(job.tenant, job.collection, document, versions)
-        await self._remove_blobs(job.tenant, job.collection, record)
+        await self._content.remove_deleted(self._documents, record)
         return 1
-
-    async def _remove_blobs(self, tenant: str, collection: str, record: Document) -> None:
-        prefix = f"{tenant}/{collection}/{document_key(tenant, collection, record.id)}/"
-        end = parsed_blob(tenant, collection, record.id, record.tombstone)
-        parsed = [blob async for blob in self._storage.list_blobs(PARSED, prefix) if blob.name < end]
-        await self._storage.delete_listed(PARSED, parsed)
-        # An upload that comes now writes its bytes again after its acceptance, see `Ingestion.accept`: the
-        # record read after this listing either tells of it, or what it writes is not what was listed.
-        raw = [blob async for blob in self._storage.list_blobs(RAW, prefix)]
-        current = await self._documents.find(tenant, collection, record.id)
-        if current is None or current.state is DocumentState.DELETED:
-            await self._storage.delete_listed(RAW, raw)
 
     async def _remove_collection(self, job: Job) -> int:
         collection = await self._collections.find(job.tenant, job.collection)
@@ -121,8 +107,6 @@ class Deletion:
             await self._documents.remove(record)
         index = await self._indexes.of(collection.embedding_model)
         await index.delete_collection(job.tenant, job.collection)
-        prefix = f"{job.tenant}/{job.collection}/"
-        await self._storage.delete_blobs(RAW, prefix)
-        await self._storage.delete_blobs(PARSED, prefix)
+        await self._content.remove_collection(job.tenant, job.collection)
         await self._collections.remove(job.tenant, job.collection)
         return removed

@@ -127,6 +127,10 @@ class Document:
     def key(self) -> str:
         return document_key(self.tenant, self.collection, self.id)
 
+    def has_overtaken(self, version: int) -> bool:
+        """Whether a later version is visible, or the document was deleted after this version."""
+        return self.visible > version or self.tombstone > version
+
     def to_row(self) -> Row:
         row: Row = {
             "PartitionKey": f"{self.tenant}:{self.collection}",

@@ -12,7 +12,6 @@ from console_page import Console
 from playwright.async_api import expect
 
 from client import NewDocument
-from shared.knowledge.ingestion import parsed_blob
 from shared.storage import PARSED
 
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="module")]
@@ -170,7 +169,10 @@ async def test_a_replaced_document_is_shown_as_it_was_cited_and_later_at_the_sam
     await console.page.keyboard.press("Escape")
 
     with BlobServiceClient.from_connection_string(stack.storage) as blobs:
-        blobs.get_blob_client(PARSED, parsed_blob(console.tenant, "harbour", "rules.md", 1)).delete_blob()
+        texts = blobs.get_container_client(PARSED)
+        for name in texts.list_blob_names(name_starts_with=f"{console.tenant}/harbour/"):
+            if name.endswith("/00000001.json"):
+                texts.delete_blob(name)
     await citation.click()
     await expect(mark).to_have_text(SENTENCE)
     await expect(note).to_contain_text("This is version 2, where the same words stand")

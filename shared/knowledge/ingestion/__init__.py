@@ -1,0 +1,97 @@
+"""Ingestion: from accepted bytes to searchable chunks, in steps that may be killed and repeated.
+
+    acceptance    raw bytes to blobs, a manifest in shards, the job, a version for each document
+    planning      what an attempt has to do, in shards
+    preparation   read and chunk a shard's documents, pack their chunks into full embedding batches
+    embedding     one batch: one call of the embedding model, then into the index, still out of sight
+    settlement    make the new versions of a shard visible, remove the old ones, note the outcomes; at last
+                  sum them up
+
+Each step reads and writes blobs and rows and leaves a small outcome. A step that is run again does the
+same thing again: chunk ids follow from document, version and position, a version becomes visible only if
+its record still allows it, and a writer that finds itself overtaken removes what it wrote.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from shared.knowledge.ingestion.acceptance import Acceptance, Incoming
+from shared.knowledge.ingestion.assignments import Assignments
+from shared.knowledge.ingestion.embedding import Embedding
+from shared.knowledge.ingestion.outcomes import Outcome
+from shared.knowledge.ingestion.planning import Planning
+from shared.knowledge.ingestion.preparation import Preparation
+from shared.knowledge.ingestion.settlement import Settlement
+from shared.knowledge.ingestion.shards import SHARD_DOCUMENTS, Shards
+
+if TYPE_CHECKING:
+    from shared.inferencing.gateway import Gateway
+    from shared.jobs import Jobs
+    from shared.knowledge.collections import Collections
+    from shared.knowledge.content import ContentStore
+    from shared.knowledge.documents import Documents
+    from shared.knowledge.indexes import Indexes
+    from shared.knowledge.parsing import ParserPool
+    from shared.storage import Storage
+
+
+class Ingestion:
+    """The steps of ingestion over one storage account, index and gateway."""
+
+    def __init__(
+        self,
+        *,
+        storage: Storage,
+        jobs: Jobs,
+        collections: Collections,
+        documents: Documents,
+        content: ContentStore,
+        indexes: Indexes,
+        gateway: Gateway,
+        parsers: ParserPool,
+        max_document_bytes: int,
+        shards_in_flight: int,
+    ) -> None:
+        self.shards = shards = Shards(storage, jobs)
+        assignments = Assignments(jobs, collections)
+        self.acceptance = Acceptance(
+            storage=storage,
+            jobs=jobs,
+            collections=collections,
+            documents=documents,
+            content=content,
+            shards=shards,
+            max_document_bytes=max_document_bytes,
+        )
+        self.planning = Planning(
+            storage=storage,
+            jobs=jobs,
+            shards=shards,
+            acceptance=self.acceptance,
+            shards_in_flight=shards_in_flight,
+        )
+        self.preparation = Preparation(
+            jobs=jobs,
+            documents=documents,
+            content=content,
+            gateway=gateway,
+            parsers=parsers,
+            shards=shards,
+            assignments=assignments,
+            acceptance=self.acceptance,
+        )
+        self.embedding = Embedding(
+            jobs=jobs,
+            documents=documents,
+            indexes=indexes,
+            gateway=gateway,
+            shards=shards,
+            assignments=assignments,
+        )
+        self.settlement = Settlement(
+            jobs=jobs, documents=documents, indexes=indexes, shards=shards, assignments=assignments
+        )
+
+
+__all__ = ["SHARD_DOCUMENTS", "Incoming", "Ingestion", "Outcome"]

@@ -1,0 +1,41 @@
+"""Whom a step works for: its job and collection, looked up when it begins."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from shared.errors import Cancelled, NotFound
+
+if TYPE_CHECKING:
+    from shared.jobs import Job, Jobs, Ticket
+    from shared.knowledge.collections import Collection, Collections
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """The job and the collection that a step works for, as they are when it begins."""
+
+    job: Job
+    collection: Collection
+    cancelled: bool
+
+    def stop_if_cancelled(self) -> None:
+        if self.cancelled:
+            raise Cancelled
+
+
+class Assignments:
+    """Tells the steps whom they work for."""
+
+    def __init__(self, jobs: Jobs, collections: Collections) -> None:
+        self._jobs = jobs
+        self._collections = collections
+
+    async def of(self, ticket: Ticket) -> Assignment:
+        """The ticket's job; `NotFound` once its collection is deleted, also where its name is used again."""
+        job = await self._jobs.get(ticket.tenant, ticket.job)
+        collection = await self._collections.get(ticket.tenant, job.collection)
+        if collection.generation != job.generation:
+            raise NotFound("collection", job.collection)
+        return Assignment(job, collection, job.cancel_requested or job.attempt != ticket.attempt)

@@ -1,0 +1,85 @@
+"""Embedding: one batch of a shard's chunks, into the index, still out of sight."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from shared.inferencing.calls import CallContext
+from shared.knowledge.index import IndexedChunk, VersionRange
+from shared.knowledge.index.protocol import from_payload
+from shared.knowledge.ingestion.shards import shard_name
+
+if TYPE_CHECKING:
+    from shared.inferencing.gateway import Gateway
+    from shared.jobs import Jobs, Ticket
+    from shared.knowledge.collections import Collection
+    from shared.knowledge.documents import Documents
+    from shared.knowledge.index import SearchIndex
+    from shared.knowledge.indexes import Indexes
+    from shared.knowledge.ingestion.assignments import Assignments
+    from shared.knowledge.ingestion.shards import Shards
+
+# The batches of a shard report their shares in rows of this many: a row holds at most 252 properties
+# (Azure Tables).
+BATCHES_PER_ROW = 200
+
+
+class Embedding:
+    """Embeds the batches of shards."""
+
+    def __init__(
+        self,
+        *,
+        jobs: Jobs,
+        documents: Documents,
+        indexes: Indexes,
+        gateway: Gateway,
+        shards: Shards,
+        assignments: Assignments,
+    ) -> None:
+        self._jobs = jobs
+        self._documents = documents
+        self._indexes = indexes
+        self._gateway = gateway
+        self._shards = shards
+        self._assignments = assignments
+
+    async def embed(self, ticket: Ticket, number: int, batch_number: int) -> None:
+        """Embed one batch and put it into the index, where it stays out of sight until the settlement."""
+        assignment = await self._assignments.of(ticket)
+        assignment.stop_if_cancelled()
+        collection = assignment.collection
+        batch = await self._shards.batch(ticket, number, batch_number)
+        embedded = await self._gateway.embed(
+            collection.embedding_model,
+            [entry["input"] for entry in batch],
+            call=CallContext(tenant=ticket.tenant, purpose="ingestion"),
+            tokens=[entry["tokens"] for entry in batch],
+        )
+        chunks = [
+            replace(from_payload(entry["chunk"]), vector=vector)
+            for entry, vector in zip(batch, embedded.vectors, strict=True)
+        ]
+        index = await self._indexes.of(collection.embedding_model)
+        await index.upload(chunks)
+        if await self._shards.outcomes(ticket, number) is not None:
+            # The shard was settled while this ran: a second run of this step, overtaken by the first.
+            await self._withdraw_overtaken(collection, index, chunks)
+        # A property of its own for each batch: a batch that is run again does not count twice.
+        share = {f"embedded_{batch_number:04d}": len(chunks)}
+        await self._jobs.report(ticket, f"{shard_name(number)}.{batch_number // BATCHES_PER_ROW}", **share)
+
+    async def _withdraw_overtaken(
+        self, collection: Collection, index: SearchIndex, chunks: Sequence[IndexedChunk]
+    ) -> None:
+        """Remove chunks whose document has moved on meanwhile: whoever moved it may have cleaned already."""
+        versions = {chunk.document: chunk.version for chunk in chunks}
+        records = await self._documents.find_all(collection.tenant, collection.name, versions)
+        for document, version in versions.items():
+            record = records.get(document)
+            if record is None or record.has_overtaken(version):
+                await index.delete_document(
+                    collection.tenant, collection.name, document, VersionRange(only=version)
+                )

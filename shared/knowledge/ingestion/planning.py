@@ -1,0 +1,87 @@
+"""Planning: what an attempt of a job has to do, laid out in shards."""
+
+from __future__ import annotations
+
+import unicodedata
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from shared.knowledge.documents import Upload
+from shared.knowledge.ingestion.shards import SHARD_BYTES, SHARD_DOCUMENTS, in_shards
+from shared.storage import INBOX
+
+if TYPE_CHECKING:
+    from shared.jobs import Job, Jobs, Ticket
+    from shared.knowledge.ingestion.acceptance import Acceptance
+    from shared.knowledge.ingestion.shards import Shards
+    from shared.storage import Storage
+
+
+class Planning:
+    """Makes the plans of attempts."""
+
+    def __init__(
+        self,
+        *,
+        storage: Storage,
+        jobs: Jobs,
+        shards: Shards,
+        acceptance: Acceptance,
+        shards_in_flight: int,
+    ) -> None:
+        self._storage = storage
+        self._jobs = jobs
+        self._shards = shards
+        self._acceptance = acceptance
+        self._shards_in_flight = shards_in_flight
+
+    async def plan(self, ticket: Ticket) -> dict[str, int]:
+        """Lay out what this attempt has to do; the number of its shards and how many run at a time."""
+        job = await self._jobs.get(ticket.tenant, ticket.job)
+        before, plan = await self._planned_before(ticket, job)
+        if "shards" not in plan:
+            plan = await self._plan_inbox(ticket, job, plan["inbox"])
+        elif ticket.attempt > 1:
+            plan = await self._plan_again(ticket, before, plan["shards"])
+        await self._jobs.begin(ticket, total=plan["documents"])
+        return {"shards": plan["shards"], "in_flight": self._shards_in_flight}
+
+    async def _planned_before(self, ticket: Ticket, job: Job) -> tuple[Ticket, dict[str, Any]]:
+        """The plan that this attempt goes on from: that of the last one before it that had one."""
+        first = replace(ticket, attempt=1)
+        for attempt in range(max(1, ticket.attempt - 1), 0, -1):
+            before = replace(ticket, attempt=attempt)
+            if plan := await self._shards.plan(before):
+                return before, plan
+        return first, await self._acceptance.complete(first, job)
+
+    async def _plan_inbox(self, ticket: Ticket, job: Job, prefix: str) -> dict[str, Any]:
+        root = f"{ticket.tenant}/{job.collection}/"
+        shard: list[Upload] = []
+        size, shards, total = 0, 0, 0
+        async for blob in self._storage.list_blobs(INBOX, root + prefix):
+            # Names come as their file systems write them: those of macOS are decomposed.
+            document = unicodedata.normalize("NFC", blob.name.removeprefix(root))
+            media = blob.content_type or ""
+            upload = Upload(document, "", blob.size, media, source="inbox", inbox=blob.name)
+            if shard and (len(shard) == SHARD_DOCUMENTS or size + blob.size > SHARD_BYTES):
+                await self._shards.put_manifest(ticket, shards, shard)
+                shard, size, shards = [], 0, shards + 1
+            shard.append(upload)
+            size, total = size + blob.size, total + 1
+        if shard:
+            await self._shards.put_manifest(ticket, shards, shard)
+            shards += 1
+        return await self._shards.put_plan(ticket, shards, total)
+
+    async def _plan_again(self, ticket: Ticket, before: Ticket, shards_before: int) -> dict[str, Any]:
+        """The uploads of the attempt ``before`` that did not end well."""
+        again: list[Upload] = []
+        for number in range(shards_before):
+            outcomes = await self._shards.outcomes(before, number) or []
+            good = {outcome.id for outcome in outcomes if outcome.good}
+            again += [u for u in await self._shards.manifest(before, number) if u.id not in good]
+        shards = list(in_shards(again))
+        for number, shard in enumerate(shards):
+            await self._shards.put_manifest(ticket, number, shard)
+        return await self._shards.put_plan(ticket, len(shards), len(again))

@@ -1,0 +1,127 @@
+"""The shards of a job's attempt: what each has to do, and what became of its documents.
+
+All of it lies in blobs of the attempt; orchestrations and activities know a shard by its number alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable
+from typing import TYPE_CHECKING, Any
+
+from shared.errors import NotFound
+from shared.knowledge.documents import Upload
+from shared.knowledge.ingestion.outcomes import Outcome, PreparedDocument, PreparedShard
+from shared.storage import JOBS
+
+if TYPE_CHECKING:
+    from shared.jobs import Jobs, Ticket
+    from shared.storage import Storage
+
+# A shard is what one sub-orchestration works on: small enough to repeat, large enough to fill batches.
+SHARD_DOCUMENTS = 100
+SHARD_BYTES = 512 * 1024
+
+
+def shard_name(number: int) -> str:
+    return f"{number:05d}"
+
+
+def in_shards(uploads: Iterable[Upload]) -> Iterable[list[Upload]]:
+    """The uploads in their order, as many together as make a shard."""
+    shard: list[Upload] = []
+    size = 0
+    for upload in uploads:
+        if shard and (len(shard) == SHARD_DOCUMENTS or size + upload.size > SHARD_BYTES):
+            yield shard
+            shard, size = [], 0
+        shard.append(upload)
+        size += upload.size
+    if shard:
+        yield shard
+
+
+class Shards:
+    """The plans, manifests, embedding batches and outcomes of all attempts."""
+
+    def __init__(self, storage: Storage, jobs: Jobs) -> None:
+        self._storage = storage
+        self._jobs = jobs
+
+    async def put_plan(self, ticket: Ticket, shards: int, documents: int) -> dict[str, Any]:
+        plan = {"shards": shards, "documents": documents}
+        await self._jobs.put(ticket, "plan", plan)
+        return plan
+
+    async def put_inbox_plan(self, ticket: Ticket, prefix: str) -> None:
+        """The plan of a job whose documents are yet to be listed from the inbox."""
+        await self._jobs.put(ticket, "plan", {"inbox": prefix})
+
+    async def plan(self, ticket: Ticket) -> dict[str, Any] | None:
+        return await self._jobs.fetch(ticket, "plan")
+
+    async def put_manifest(self, ticket: Ticket, number: int, uploads: Iterable[Upload]) -> None:
+        await self._jobs.put(ticket, f"{shard_name(number)}/manifest", [u.to_dict() for u in uploads])
+
+    async def manifest(self, ticket: Ticket, number: int) -> list[Upload]:
+        manifest = await self._jobs.fetch(ticket, f"{shard_name(number)}/manifest")
+        if manifest is None:
+            raise NotFound("manifest of the job", ticket.job)
+        return [Upload.from_dict(upload) for upload in manifest]
+
+    async def count_manifests(self, ticket: Ticket) -> int:
+        names = [blob.name async for blob in self._storage.list_blobs(JOBS, f"{ticket.prefix}/")]
+        return sum(name.endswith("/manifest.json") for name in names)
+
+    async def put_batch(self, ticket: Ticket, number: int, batch: int, entries: list[dict[str, Any]]) -> None:
+        await self._jobs.put(ticket, f"{shard_name(number)}/batch-{batch:04d}", entries)
+
+    async def batch(self, ticket: Ticket, number: int, batch: int) -> list[dict[str, Any]]:
+        entries = await self._jobs.fetch(ticket, f"{shard_name(number)}/batch-{batch:04d}")
+        if entries is None:
+            raise NotFound("batch of the job", ticket.job)
+        return entries
+
+    async def drop_batches(self, ticket: Ticket, number: int) -> None:
+        await self._storage.delete_blobs(JOBS, f"{ticket.prefix}/{shard_name(number)}/batch-")
+
+    async def put_prepared(self, ticket: Ticket, number: int, prepared: PreparedShard) -> None:
+        kept = {
+            "documents": [document.to_dict() for document in prepared.documents],
+            "outcomes": [outcome.to_dict() for outcome in prepared.outcomes],
+        }
+        await self._jobs.put(ticket, f"{shard_name(number)}/prepared", kept)
+
+    async def prepared(self, ticket: Ticket, number: int) -> PreparedShard:
+        """The shard as its preparation left it; empty where that has failed."""
+        kept = await self._jobs.fetch(ticket, f"{shard_name(number)}/prepared")
+        if kept is None:
+            return PreparedShard()
+        return PreparedShard(
+            tuple(PreparedDocument.from_dict(data) for data in kept["documents"]),
+            tuple(Outcome.from_dict(data) for data in kept["outcomes"]),
+        )
+
+    async def put_outcomes(self, ticket: Ticket, number: int, outcomes: Iterable[Outcome]) -> None:
+        kept = [outcome.to_dict() for outcome in outcomes]
+        await self._jobs.put(ticket, f"{shard_name(number)}/outcomes", kept)
+
+    async def outcomes(self, ticket: Ticket, number: int) -> list[Outcome] | None:
+        """What became of the shard's documents; None until it has been settled."""
+        kept = await self._jobs.fetch(ticket, f"{shard_name(number)}/outcomes")
+        return None if kept is None else [Outcome.from_dict(data) for data in kept]
+
+    async def all_outcomes(self, ticket: Ticket) -> AsyncIterator[Outcome]:
+        """What became of each document of an attempt, shard by shard."""
+        plan = await self.plan(ticket) or {}
+        for number in range(plan.get("shards", 0)):
+            for outcome in await self.outcomes(ticket, number) or []:
+                yield outcome
+
+    async def outcome_page(self, ticket: Ticket, first: int, shards: int) -> tuple[list[Outcome], bool]:
+        """The outcomes of some shards, and whether there are more behind them."""
+        plan = await self.plan(ticket) or {}
+        count = plan.get("shards", 0)
+        page: list[Outcome] = []
+        for number in range(first, min(first + shards, count)):
+            page += await self.outcomes(ticket, number) or []
+        return page, first + shards < count
