@@ -1,4 +1,4 @@
-"""The project's commands: `python dev.py run | test | check | bench NAME | lock`.
+"""The project's commands: `python dev.py run | test | check | bench NAME | record | lock`.
 
 Needs Python 3.11, 3.12 or 3.13 and a network for the first time; sets up everything else by itself.
 """
@@ -55,6 +55,8 @@ def _parser() -> argparse.ArgumentParser:
     bench = commands.add_parser("bench", help="measure; further arguments go to the benchmark")
     bench.add_argument("name", choices=BENCHMARKS)
     bench.set_defaults(run=_bench)
+    record = commands.add_parser("record", help="record the histories of the orchestrators anew")
+    record.set_defaults(run=_record)
     commands.add_parser("lock", help="compile the lock files anew").set_defaults(run=_lock)
     return parser
 
@@ -119,6 +121,12 @@ def _bench(arguments: argparse.Namespace, rest: list[str]) -> int:
     environment.ensure_azurite(python)
     run = f"import sys; from bench.{arguments.name} import main; sys.exit(main(sys.argv[1:]))"
     return subprocess.run([str(python), "-c", run, *rest], cwd=ROOT).returncode
+
+
+def _record(_: argparse.Namespace, __: list[str]) -> int:
+    python = environment.ensure_python_packages()
+    environment.ensure_azurite(python)
+    return subprocess.run([str(python), "-m", "tests.orchestrators.record"], cwd=ROOT).returncode
 
 
 def _lock(_: argparse.Namespace, __: list[str]) -> int:

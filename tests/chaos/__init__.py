@@ -1,0 +1,1 @@
+"""A seeded workload on a stack that is killed, stopped, starved and lied to, and the invariants after it."""

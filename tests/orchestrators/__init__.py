@@ -1,0 +1,1 @@
+"""Stored histories of the app's orchestrators, recorded from real runs and replayed through the SDK."""

@@ -1,0 +1,120 @@
+"""Record the stored histories anew, on a stack of its own: ``python dev.py record``.
+
+A running job must survive a deployment. Before a history is recorded anew because an orchestrator has
+changed, raise ``defaultVersion`` in host.json, let the orchestrator ask ``context.version`` where the two
+differ, and keep the older files: they are what jobs that run across the deployment have behind them.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from devhost.durable.store import Instance
+from laptop.stack import Stack
+from tests.chaos.faults import FaultProxy
+from tests.running_stack import RunningStack
+
+from .histories import FOLDER, History, from_store
+
+SHARD_DOCUMENTS = 100
+MANY_SHARDS_DOCUMENTS = 5 * SHARD_DOCUMENTS + 20
+SENTENCE = "The harbour master logged crossing {} at the north quay. "
+
+
+class Recorder:
+    """Runs what is to be recorded; `scenarios` tells afterwards which instance stands for what."""
+
+    def __init__(self, running: RunningStack, model: FaultProxy) -> None:
+        self.running, self.model = running, model
+        self.scenarios: dict[str, str] = {}
+
+    def run(self) -> None:
+        self._call("PUT", "/api/collections/recorded", {})
+        self._job("many_shards", self._ingest(range(MANY_SHARDS_DOCUMENTS)))
+        self._job("unchanged", self._ingest(range(3)))
+        self._job("nothing_readable", self._post([{"id": "empty.txt", "content": " "}]))
+        self.model.rate = 1.0
+        job = self._ingest(range(900, 905))
+        time.sleep(8)  # the first tries fail, and wait on durable timers
+        self.model.rate = 0.0
+        self._job("after_faults_of_the_model", job)
+        self._job("one_document", self._call("DELETE", "/api/collections/recorded/documents/3.txt")["id"])
+        self._job("question", self._ask())
+        job = self._ingest(range(1000, 1150))
+        self._call("POST", f"/api/jobs/{job}/cancel")
+        self._job("cancelled", job)
+        self._job("collection", self._call("DELETE", "/api/collections/recorded")["id"])
+
+    def _call(self, method: str, path: str, body: Any = None, **headers: str) -> Any:
+        status, document = self.running.call(method, path, body, headers=headers)
+        assert status < 300, document
+        return document
+
+    def _post(self, documents: list[dict[str, str]]) -> str:
+        return self._call("POST", "/api/collections/recorded/ingestions", {"documents": documents})["id"]
+
+    def _ingest(self, numbers: range) -> str:
+        return self._post([{"id": f"{n}.txt", "content": SENTENCE.format(n) * 3} for n in numbers])
+
+    def _ask(self) -> str:
+        body = {
+            "collections": ["recorded"],
+            "messages": [{"role": "user", "content": "Who logged crossing 7?"}],
+        }
+        return self._call("POST", "/api/chat", body, Prefer="respond-async")["id"]
+
+    def _job(self, scenario: str, job: str) -> None:
+        self.running.finished(job, seconds=300)
+        self.scenarios[job] = scenario
+
+
+def recorded(database: Path, scenarios: dict[str, str]) -> Iterator[History]:
+    """One history for each scenario's orchestration, and one for each kind of its sub-orchestrations."""
+    names = ", ".join(Instance.__slots__)
+    with sqlite3.connect(database) as connection:
+        instances = [Instance(*row) for row in connection.execute(f"select {names} from instances")]
+        by_id = {instance.id: instance for instance in instances}
+        seen: set[tuple[str, str]] = set()
+        for instance in sorted(instances, key=lambda instance: instance.created):
+            top = by_id[instance.parent] if instance.parent else instance
+            scenario = scenarios.get(top.id.partition("-")[0])
+            if scenario is None or (instance.name, scenario) in seen:
+                continue
+            seen.add((instance.name, scenario))
+            rows = connection.execute(
+                "select events, asked from history where instance=? order by step", (instance.id,)
+            )
+            yield from_store(instance, rows.fetchall(), scenario)
+
+
+def main() -> int:
+    """Run, and replace the files of the present version."""
+    version = json.loads((Path("host.json")).read_text())["extensions"]["durableTask"]["defaultVersion"]
+    with tempfile.TemporaryDirectory() as folder:
+        stack = Stack(python=Path(sys.executable), folder=Path(folder))
+        model = FaultProxy(f"http://127.0.0.1:{stack.port('model')}", seed=1).start()
+        stack.settings = {"GROUNDWORK_MODEL_ENDPOINT": f"{model.url}/v1"}
+        stack.start()
+        try:
+            recorder = Recorder(RunningStack(stack), model)
+            recorder.run()
+        finally:
+            stack.stop()
+            model.stop()
+        for old in FOLDER.glob(f"*.{version}.*.json"):
+            old.unlink()
+        for history in recorded(Path(folder) / "devhost" / "durable.db", recorder.scenarios):
+            history.save()
+            print(history.file.name, len(history.steps), "steps", history.size_bytes, "bytes")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
