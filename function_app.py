@@ -3,9 +3,20 @@
 import azure.durable_functions as df
 import azure.functions as func
 
-from functions import chat, collections, console, health, identity, ingestion, jobs, openai_surface, search
+from functions import (
+    chat,
+    collections,
+    console,
+    files,
+    health,
+    identity,
+    ingestion,
+    jobs,
+    openai_surface,
+    search,
+)
 
 app = df.DFApp(http_auth_level=func.AuthLevel.ANONYMOUS)
 
-for module in (health, identity, collections, ingestion, jobs, search, chat, openai_surface, console):
+for module in (health, identity, collections, ingestion, jobs, search, chat, openai_surface, files, console):
     app.register_functions(module.blueprint)

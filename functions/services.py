@@ -12,6 +12,7 @@ from shared.config import Settings, settings
 from shared.telemetry import log_model_call
 
 if TYPE_CHECKING:
+    from shared.files import Files
     from shared.identity import Keys
     from shared.inferencing import Catalogue, Gateway
     from shared.intelligence.answers import Answers
@@ -56,6 +57,12 @@ class Services:
         from shared.jobs import Jobs
 
         return Jobs(self.storage)
+
+    @cached_property
+    def files(self) -> Files:
+        from shared.files import Files
+
+        return Files(self.storage)
 
     @cached_property
     def collections(self) -> Collections:

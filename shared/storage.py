@@ -10,16 +10,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from shared.errors import StorageUnavailable
+from shared.errors import NotFound, StorageUnavailable
 
 if TYPE_CHECKING:
     from shared.config import StorageSettings
 
-RAW, PARSED, JOBS, INBOX = "raw", "parsed", "jobs", "inbox"
+RAW, PARSED, JOBS, INBOX, FILES = "raw", "parsed", "jobs", "inbox", "files"
 INGESTION_QUEUE = "ingestion-requests"
 
 # Azure Tables: an entity group transaction holds at most 100 entities of one partition.
@@ -28,6 +29,8 @@ TRANSACTION_ENTITIES = 100
 FILTER_ROWS = 14
 # A call that has not been answered by then is a fault of the network; blobs of 50 MiB pass in less.
 CALL_TIMEOUT_SECONDS = 60
+# What is held of a large blob while it is read or written as a stream.
+STREAM_BYTES = 1024 * 1024
 # More deletions at a time than connections would wait for one beyond the connection timeout.
 DELETES_IN_FLIGHT = 32
 
@@ -90,6 +93,49 @@ class Storage:
             downloader = await self._blob(container, name).download_blob(max_concurrency=1)
             found.append(await downloader.readall())
         return found[0] if found else None
+
+    async def read_blob(self, container: str, name: str, start: int, end: int) -> AsyncIterator[bytes]:
+        """A blob's bytes from ``start`` up to but without ``end``, a mebibyte at a time.
+
+        Raises `NotFound` where the blob is gone.
+        """
+        for first in range(start, end, STREAM_BYTES):
+            with _missing_is_none() as found, _faults_typed():
+                downloader = await self._blob(container, name).download_blob(
+                    offset=first, length=min(STREAM_BYTES, end - first), max_concurrency=1
+                )
+                found.append(await downloader.readall())
+            if not found:
+                raise NotFound("blob")
+            yield found[0]
+
+    async def stage_block(self, container: str, name: str, data: bytes, place: int = 0) -> str:
+        """Lay a block beside a blob, out of sight until it is committed; its id.
+
+        The id follows from the content: to stage the same block again changes nothing. Blocks that may be
+        alike are told apart by their place. What is not committed within a week is gone ("Put Block", Azure
+        Storage).
+        """
+        block = hashlib.blake2b(data, digest_size=16, salt=place.to_bytes(16, "big")).hexdigest()
+        await self._made_at_first_use(
+            lambda: self._blob(container, name).stage_block(block, data, len(data)),
+            lambda: self._blobs().create_container(container),
+        )
+        return block
+
+    async def commit_blocks(
+        self, container: str, name: str, blocks: Iterable[str], *, content_type: str
+    ) -> None:
+        """Make a blob of these blocks, which have been staged or are in it already; others are dropped."""
+        from azure.storage.blob import BlobBlock, ContentSettings
+
+        async def commit() -> None:
+            await self._blob(container, name).commit_block_list(
+                [BlobBlock(block) for block in blocks],
+                content_settings=ContentSettings(content_type=content_type),
+            )
+
+        await self._made_at_first_use(commit, lambda: self._blobs().create_container(container))
 
     async def blob_info(self, container: str, name: str) -> BlobInfo | None:
         """A blob's properties, or None where there is none."""

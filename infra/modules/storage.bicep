@@ -22,6 +22,7 @@ var containers = [
   'raw'
   'parsed'
   'jobs'
+  'files'
   'event-dead-letters'
   packageContainer
 ]

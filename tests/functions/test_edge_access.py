@@ -40,6 +40,7 @@ def owner(stack) -> tuple[Tenant, dict[str, str]]:
         "model": f"rag:{collection}",
         "deployment": f"rag:{collection}",
         "file": "index.html",
+        "file_id": uploaded(tenant),
     }
 
 
@@ -47,6 +48,16 @@ def owner(stack) -> tuple[Tenant, dict[str, str]]:
 def stranger(stack) -> Tenant:
     name = stack.new_tenant()
     return Tenant(stack, name, stack.key_for(name))
+
+
+def uploaded(tenant: Tenant) -> str:
+    """A file of the owner's that holds the secret; its id."""
+    parts = {'name="purpose"': "batch", 'name="file"; filename="vault.jsonl"': SECRET}
+    form = "".join(f"--x\r\nContent-Disposition: form-data; {n}\r\n\r\n{v}\r\n" for n, v in parts.items())
+    headers = {"Content-Type": "multipart/form-data; boundary=x"}
+    answer = tenant.call("POST", "/v1/files", f"{form}--x--\r\n".encode(), headers=headers)
+    assert answer.status == 200, answer.body
+    return answer.json["id"]
 
 
 def path_of(entry: RouteEntry, names: dict[str, str]) -> str:
