@@ -39,31 +39,48 @@ class InFlightLimit:
 BURST_SECONDS = 10.0
 
 
+# What calls in the background leave of a burst: the size of one refusal's shrinking, above.
+BACKGROUND_RESERVE = 0.25
+
+
 class RateBudget:
-    """A leaky allowance of ``per_minute`` units, of which ten seconds' worth may be used at once."""
+    """A leaky allowance of ``per_minute`` units, of which ten seconds' worth may be used at once.
+
+    Calls in the background leave a quarter of it. What one of them uses beyond that is a debt: paid back
+    from what overflows, it keeps others in the background waiting and nobody else.
+    """
 
     def __init__(self, per_minute: float) -> None:
         self._per_second = per_minute / 60
         self._most = max(1.0, self._per_second * BURST_SECONDS)
+        self._reserve = self._most * BACKGROUND_RESERVE
         self._level = self._most
+        self._debt = 0.0
         self._filled_at: float | None = None
 
-    def seconds_until_free(self, now: float, reserve: float = 0.0) -> float:
-        """0 while a unit is left: one call may overdraw, so that a large one is not refused for ever.
-
-        ``reserve`` is the share of the burst that must be left besides.
-        """
+    def seconds_until_free(self, now: float, background: bool = False) -> float:
+        """0 while a unit is left: one call may overdraw, so that a large one is not refused for ever."""
         self._fill(now)
-        least = min(self._most, 1 + reserve * self._most)
-        return max(0.0, (least - self._level) / self._per_second)
+        if not background:
+            return max(0.0, (1 - self._level) / self._per_second)
+        if self._debt:
+            return (self._most - self._level + self._debt) / self._per_second
+        return max(0.0, (min(self._most, self._reserve + 1) - self._level) / self._per_second)
 
-    def take(self, now: float, units: float) -> None:
+    def take(self, now: float, units: float, background: bool = False) -> None:
         self._fill(now)
+        if background:
+            # The smallest budgets have no more than the one unit that every call may take.
+            spare = max(min(1.0, self._level), self._level - self._reserve, 0.0)
+            self._debt += max(0.0, units - spare)
+            units = min(units, spare)
         self._level -= units
 
     def _fill(self, now: float) -> None:
         if self._filled_at is not None:
-            self._level = min(self._most, self._level + (now - self._filled_at) * self._per_second)
+            level = self._level + (now - self._filled_at) * self._per_second
+            self._level = min(self._most, level)
+            self._debt = max(0.0, self._debt - (level - self._level))
         self._filled_at = now
 
 

@@ -30,6 +30,15 @@ class Kind(StrEnum):
     EMBEDDING = "embedding"
 
 
+class Capability(StrEnum):
+    """What not every deployment of a model can do, and a chat may need."""
+
+    TOOLS = "tools"
+    JSON_SCHEMA = "json_schema"
+    IMAGES = "images"
+    AUDIO = "audio"
+
+
 class Api(StrEnum):
     """How a deployment is addressed. ``openai``: the endpoint is the base URL, with its ``/v1``."""
 
@@ -52,6 +61,7 @@ class Deployment:
     requests_per_minute: float | None
     tokens_per_minute: float | None
     max_in_flight: int
+    capabilities: frozenset[Capability]
     price_input_per_million: float
     price_cached_input_per_million: float
     price_output_per_million: float
@@ -213,6 +223,7 @@ def _deployment(table: _Table, settings: Mapping[str, str]) -> Deployment:
         tokens_per_minute=table.number("tokens_per_minute", 0.0, least=0.0) or None,
         # More than one worker process sends at a time in practice; the adaptive limit finds the rest.
         max_in_flight=table.whole("max_in_flight", 256),
+        capabilities=frozenset(map(Capability, table.choices("capabilities", tuple(Capability)))),
         price_input_per_million=price,
         price_cached_input_per_million=table.number("price_cached_input_per_million", price, least=0.0),
         price_output_per_million=table.number("price_output_per_million", 0.0, least=0.0),
@@ -275,6 +286,13 @@ class _Table:
     def choice(self, key: str, choices: tuple[str, ...]) -> str:
         value = self._take(key, _REQUIRED)
         self.check(value in choices, key, f"expected one of {', '.join(choices)}")
+        return value
+
+    def choices(self, key: str, choices: tuple[str, ...]) -> list[str]:
+        """Some of ``choices``; all of them where the key is not there."""
+        value = self._take(key, list(choices))
+        valid = isinstance(value, list) and all(entry in choices for entry in value)
+        self.check(valid, key, f"expected a list of {', '.join(choices)}")
         return value
 
     def flag(self, key: str, default: bool) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 from shared.errors import InvalidParameter, PromptTooLong
 
 from .calls import Usage
-from .catalogue import Model
+from .catalogue import Capability, Model
 from .tokens import chat_texts, count_chat_tokens, load_tokenizer, tokenizer_if_loaded
 
 # UTF-8 needs at most four bytes a character, and no token covers less than one byte.
@@ -54,6 +54,34 @@ def completion_limit(model: Model, body: Mapping[str, Any]) -> int | None:
             raise InvalidParameter(detail, parameter=key, limit=model.max_output_tokens)
         return value
     return None
+
+
+# The member of a body that asks for each capability.
+ASKING_MEMBER = {
+    Capability.TOOLS: "tools",
+    Capability.JSON_SCHEMA: "response_format",
+    Capability.IMAGES: "messages",
+    Capability.AUDIO: "messages",
+}
+
+
+def needed_capabilities(body: Mapping[str, Any]) -> frozenset[Capability]:
+    """What a deployment must be able to do to answer the body."""
+    needed = {Capability.TOOLS} if body.get("tools") or body.get("functions") else set()
+    wanted = body.get("response_format")
+    if isinstance(wanted, Mapping) and wanted.get("type") == "json_schema":
+        needed.add(Capability.JSON_SCHEMA)
+    if body.get("audio"):
+        needed.add(Capability.AUDIO)
+    for message in body["messages"]:
+        content = message.get("content") if isinstance(message, Mapping) else None
+        for part in content if isinstance(content, list) else ():
+            kind = part.get("type") if isinstance(part, Mapping) else None
+            if kind == "image_url":
+                needed.add(Capability.IMAGES)
+            elif kind == "input_audio":
+                needed.add(Capability.AUDIO)
+    return frozenset(needed)
 
 
 def read_completion(answer: dict[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NoReturn
@@ -16,15 +15,15 @@ from .catalogue import Timeouts
 from .credentials import Credentials
 from .exchange import Answer, Request, StreamAnswer, open_answer
 from .faults import DeploymentFault, FaultKind, Rejected
+from .line import Line, Wants
 from .pool import Demand, Lease, Pool
 from .wire import CONNECTION_LOST, Wire
 
 log = logging.getLogger("groundwork.inferencing")
 
-# How long a call may wait for one in flight to end, and how many may wait: more is better refused, since
-# the caller knows whether it can wait.
-QUEUE_SECONDS = 10.0
-MOST_QUEUED = 1000
+# How long a call may wait for one in flight to end: longer is better refused, since the caller knows
+# whether it can wait.
+LONGEST_WAIT_SECONDS = 10.0
 # How soon to look again for someone to take over a call that is overdue.
 OVERDUE_CHECK_SECONDS = 0.25
 # While too little is known to say what is overdue, how soon to look whether more is known.
@@ -54,10 +53,9 @@ class Dispatcher:
         self._wire = wire
         self._credentials = credentials
         self.clock = clock
-        self._queue: deque[asyncio.Future[None]] = deque()
-        self._background: deque[asyncio.Future[None]] = deque()
+        self._line = Line(self._may_go, clock)
         self._probes: set[asyncio.Task[None]] = set()
-        pool.on_release = self._wake_next
+        pool.on_release = self._line.advance
 
     async def open(self, request: Request, demand: Demand, deadline: float, tries: list[str]) -> Opened:
         """An answer to ``request`` that has begun.
@@ -79,23 +77,23 @@ class Dispatcher:
 
     async def lease(self, demand: Demand, tried: set[str], deadline: float) -> Lease | None:
         """The next deployment to try, waiting for one that is only busy; None where there is none."""
-        background = demand.background
+        wants = demand.wants(tried)
         # Nobody waits for a call in the background, so it may stand in line until its deadline.
-        give_up_at = deadline if background else min(deadline, self.clock() + QUEUE_SECONDS)
-        queue = self._background if background else self._queue
+        give_up_at = deadline if wants.background else min(deadline, self.clock() + LONGEST_WAIT_SECONDS)
         lease = None
-        if not queue or self.pool.has_room(self.clock(), tried, background=background):
+        if not self._line.ahead_of(wants.background) or self.pool.has_room(self.clock(), wants):
             lease = self.pool.acquire(self.clock(), demand, tried)
-        while lease is None and self.pool.is_busy(self.clock(), tried, background=background):
-            if len(queue) >= MOST_QUEUED or not await self._turn(queue, give_up_at):
+        number = self._line.draw_number()
+        while lease is None and self.pool.is_busy(self.clock(), wants):
+            if not await self._line.wait(number, wants, give_up_at):
                 break
             lease = self.pool.acquire(self.clock(), demand, tried)
-        # To take what is left, or to learn that there is nothing to wait for.
-        if self._queue and self._is_settled(background=False):
-            self._wake_next()
-        elif self._background and self._is_settled(background=True):
-            _wake_first(self._background)
+        self._line.advance()  # to take what is left, or to learn that there is nothing to wait for
         return lease
+
+    def _may_go(self, wants: Wants) -> bool:
+        now = self.clock()
+        return self.pool.has_room(now, wants) or not self.pool.is_busy(now, wants)
 
     async def open_once(self, lease: Lease, request: Request) -> Answer:
         """One try. Raises ``DeploymentFault`` or ``Rejected``."""
@@ -140,34 +138,6 @@ class Dispatcher:
             log.error("credential_unavailable", extra=fields)
             raise DeploymentFault(FaultKind.MISCONFIGURED, "credential_unavailable") from None
         return {"Content-Type": "application/json", **credentials}
-
-    def _is_settled(self, *, background: bool) -> bool:
-        """Whether there is room for a call, or none is to be waited for."""
-        now = self.clock()
-        has_room = self.pool.has_room(now, background=background)
-        return has_room or not self.pool.is_busy(now, background=background)
-
-    async def _turn(self, queue: deque[asyncio.Future[None]], give_up_at: float) -> bool:
-        """Wait in line for a call in flight to end. False when it took too long."""
-        place = asyncio.get_running_loop().create_future()
-        queue.append(place)
-        try:
-            async with asyncio.timeout(max(0.0, give_up_at - self.clock())):
-                await place
-        except TimeoutError:
-            return False
-        except asyncio.CancelledError:
-            if place.done() and not place.cancelled():
-                self._wake_next()
-            raise
-        finally:
-            if place in queue:
-                queue.remove(place)
-        return True
-
-    def _wake_next(self) -> None:
-        if not _wake_first(self._queue):
-            _wake_first(self._background)
 
 
 class _Call:
@@ -223,7 +193,7 @@ class _Call:
         if lease is None:
             if self._clock() >= self._deadline:
                 raise DeadlineExceeded()
-            wait = self._pool.retry_after(self._clock(), background=self._demand.background)
+            wait = self._pool.retry_after(self._clock(), self._demand)
             # Whoever may try again later must know whether this request was refused by itself.
             raise ModelsUnavailable(retry_after=wait) from self._fault
         return lease
@@ -287,16 +257,6 @@ class _Call:
             if _is_overdue(lease, now):
                 lease.failed(now, DeploymentFault(FaultKind.HUNG, "silent_at_deadline"))
         raise DeadlineExceeded()
-
-
-def _wake_first(queue: deque[asyncio.Future[None]]) -> bool:
-    """Let the first in line go on; False where nobody waits."""
-    while queue:
-        place = queue.popleft()
-        if not place.done():
-            place.set_result(None)
-            return True
-    return False
 
 
 def _is_overdue(lease: Lease, now: float) -> bool:

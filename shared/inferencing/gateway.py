@@ -24,7 +24,14 @@ from shared.errors import (
 from .breaker import State
 from .calls import CallContext, CallRecord, Completion, Embedded, Recorder, Usage, discard
 from .catalogue import Catalogue, Deployment, Kind, Model
-from .chat import check_prompt, completion_limit, estimate_usage, read_completion
+from .chat import (
+    ASKING_MEMBER,
+    check_prompt,
+    completion_limit,
+    estimate_usage,
+    needed_capabilities,
+    read_completion,
+)
 from .credentials import Credentials
 from .dispatch import Dispatcher, Opened
 from .embeddings import batches, count_inputs, vectors_reader
@@ -217,7 +224,7 @@ class Gateway:
         tokens = await check_prompt(entry, body)
         # Answers of at most alike lengths take alike times.
         shape = (form, (completion_limit(entry, body) or 0).bit_length())
-        return Demand(shape, tokens, call.session, call.background)
+        return Demand(shape, tokens, call.session, call.background, needed_capabilities(body))
 
     async def _embed_batch(
         self, entry: Model, body: Mapping[str, Any], tokens: int, call: CallContext
@@ -251,10 +258,8 @@ class Gateway:
     async def _open(
         self, entry: Model, request: Request, demand: Demand, call: CallContext, tries: list[str]
     ) -> Opened:
-        zone = call.data_zone or entry.deployments[0].data_zone
-        dispatcher = self._dispatchers.get((entry.name, zone))
-        if dispatcher is None:
-            raise InvalidParameter(f"The model {entry.name!r} has no deployment in the data zone {zone!r}.")
+        dispatcher = self._dispatcher(entry, call)
+        _check_supported(entry, dispatcher.pool, demand)
         deadline = self._clock() + entry.timeouts.total_seconds
         if call.deadline is not None:
             deadline = min(deadline, call.deadline)
@@ -262,6 +267,13 @@ class Gateway:
             return await dispatcher.open(request, demand, deadline, tries)
         except Rejected as rejected:
             raise rejection_error(rejected) from rejected
+
+    def _dispatcher(self, entry: Model, call: CallContext) -> Dispatcher:
+        zone = call.data_zone or entry.deployments[0].data_zone
+        dispatcher = self._dispatchers.get((entry.name, zone))
+        if dispatcher is None:
+            raise InvalidParameter(f"The model {entry.name!r} has no deployment in the data zone {zone!r}.")
+        return dispatcher
 
     async def _next_chunk(self, opened: Opened, call: CallContext, account: _Account) -> Chunk | None:
         assert isinstance(opened.answer, StreamAnswer)
@@ -374,6 +386,16 @@ def rejection_error(rejected: Rejected) -> GroundworkError:
         return PayloadTooLarge("The service refused the size of the request.", **extra)
     named = f" It names the parameter {parameter!r}." if parameter.isidentifier() else ""
     return InvalidRequest(f"The service refused the request.{named}", **extra)
+
+
+def _check_supported(entry: Model, pool: Pool, demand: Demand) -> None:
+    """Raise `InvalidParameter` for what no deployment that may answer can do."""
+    if pool.supports(demand.needs):
+        return
+    names = sorted(demand.needs)
+    first = next((name for name in names if not pool.supports(frozenset({name}))), names[0])
+    detail = f"No deployment of the model {entry.name!r} supports {', '.join(names)}."
+    raise InvalidParameter(detail, parameter=ASKING_MEMBER[first])
 
 
 def _by_zone(deployments: Sequence[Deployment]) -> dict[str, list[Deployment]]:

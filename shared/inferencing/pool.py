@@ -10,15 +10,16 @@ import hashlib
 import logging
 import math
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
 from random import Random
 
 from .breaker import Breaker, State, Ticket
 from .capacity import InFlightLimit, Latency, RateBudget
-from .catalogue import Deployment
+from .catalogue import Capability, Deployment
 from .faults import DeploymentFault, FaultKind
+from .line import Wants
 
 log = logging.getLogger("groundwork.inferencing")
 
@@ -36,10 +37,8 @@ LEAST_PROBE_SECONDS = 0.5
 # slow as a whole does not get twice the load (Dean and Barroso, "The Tail at Scale").
 HEDGES_PER_CALL = 0.1
 MOST_HEDGES = 10.0
-# Calls in the background take at most this share of a deployment's calls in flight, and leave as much of
-# its rates' bursts untouched: a call that someone waits for finds room at once.
+# Calls in the background take at most this share of a deployment's calls in flight.
 BACKGROUND_SHARE = 0.75
-BACKGROUND_RESERVE = 0.25
 # What to tell a caller when no deployment names a time.
 DEFAULT_RETRY_AFTER_SECONDS = 1.0
 # Faults that the deployment announces: the next caller may be its probe. After any other, a probe is a copy
@@ -55,6 +54,10 @@ class Demand:
     tokens: int
     session: str | None = None
     background: bool = False
+    needs: frozenset[Capability] = frozenset()
+
+    def wants(self, tried: Collection[str] = ()) -> Wants:
+        return Wants(self.background, self.needs, frozenset(tried))
 
 
 class Member:
@@ -85,29 +88,28 @@ class Member:
     def serves(self, now: float, background: bool = False) -> bool:
         """Whether a caller's request may be sent to it now, as far as its health and its rates go."""
         if self.breaker.state(now) is State.CLOSED:
-            return self._rate_wait(now, BACKGROUND_RESERVE if background else 0.0) == 0
-        return self.awaits_probe(now) and self.breaker.cause in ANNOUNCED
+            return self._rate_wait(now, background) == 0
+        return self.awaits_probe(now, background) and self.breaker.cause in ANNOUNCED
 
-    def awaits_probe(self, now: float) -> bool:
+    def awaits_probe(self, now: float, background: bool = False) -> bool:
         half_open = self.breaker.state(now) is State.HALF_OPEN
-        return half_open and self.breaker.admits(now) and self._rate_wait(now) == 0
+        return half_open and self.breaker.admits(now) and self._rate_wait(now, background) == 0
 
     def retry_after(self, now: float, background: bool = False) -> float:
-        reserve = BACKGROUND_RESERVE if background else 0.0
-        return max(self.breaker.retry_after(now), self._rate_wait(now, reserve))
+        return max(self.breaker.retry_after(now), self._rate_wait(now, background))
 
-    def charge(self, now: float, tokens: int) -> None:
+    def charge(self, now: float, demand: Demand) -> None:
         if self._requests is not None:
-            self._requests.take(now, 1)
+            self._requests.take(now, 1, demand.background)
         if self._tokens is not None:
-            self._tokens.take(now, tokens)
+            self._tokens.take(now, demand.tokens, demand.background)
 
     def latency(self, shape: Shape) -> Latency:
         return self._latencies[shape]
 
-    def _rate_wait(self, now: float, reserve: float = 0.0) -> float:
+    def _rate_wait(self, now: float, background: bool) -> float:
         budgets = [budget for budget in (self._requests, self._tokens) if budget is not None]
-        return max((budget.seconds_until_free(now, reserve) for budget in budgets), default=0.0)
+        return max((budget.seconds_until_free(now, background) for budget in budgets), default=0.0)
 
 
 def _budget(per_minute: float | None) -> RateBudget | None:
@@ -127,7 +129,7 @@ class Lease:
         self.deployment = member.deployment
         member.in_flight += 1
         member.background_in_flight += demand.background
-        member.charge(now, demand.tokens)
+        member.charge(now, demand)
 
     @property
     def isolated(self) -> bool:
@@ -205,9 +207,9 @@ class Pool:
     """Deployments of one model version in one data zone."""
 
     def __init__(self, deployments: Iterable[Deployment], random: Random, *, hedge: bool = False) -> None:
-        self.members = [Member(deployment) for deployment in deployments]
-        by_priority = sorted(self.members, key=lambda member: member.deployment.priority)
-        self._groups = [list(g) for _, g in groupby(by_priority, key=lambda m: m.deployment.priority)]
+        members = (Member(deployment) for deployment in deployments)
+        self.members = sorted(members, key=lambda member: member.deployment.priority)
+        self._groups = [list(g) for _, g in groupby(self.members, key=lambda m: m.deployment.priority)]
         self._random = random
         self._latencies: defaultdict[Shape, Latency] = defaultdict(Latency)
         self.on_release: Callable[[], None] = lambda: None
@@ -217,7 +219,7 @@ class Pool:
     def acquire(self, now: float, demand: Demand, tried: Collection[str] = ()) -> Lease | None:
         """A lease on the best deployment that was not tried yet and can take a call; None where none can."""
         self._hedges = min(MOST_HEDGES, self._hedges + HEDGES_PER_CALL)
-        member = self._choose(now, demand, tried) or self._last_resort(now, tried)
+        member = self._choose(now, demand, tried) or self._last_resort(now, demand, tried)
         return None if member is None else Lease(self, member, demand, now)
 
     def acquire_beside(self, now: float, demand: Demand, tried: Collection[str], slow: Lease) -> Lease | None:
@@ -233,24 +235,28 @@ class Pool:
 
     def acquire_probe(self, now: float, demand: Demand) -> Lease | None:
         """A lease for a copy of a call, to see whether an isolated deployment is back."""
-        for member in self.members:
-            if member.awaits_probe(now) and member.breaker.cause not in ANNOUNCED:
+        for member in self._able(demand.wants()):
+            if member.awaits_probe(now, demand.background) and member.breaker.cause not in ANNOUNCED:
                 return Lease(self, member, demand, now)
         return None
 
-    def has_room(self, now: float, tried: Collection[str] = (), *, background: bool = False) -> bool:
-        able = (m for m in self.members if m.name not in tried and m.serves(now, background))
-        return any(m.has_room(background) for m in able)
+    def has_room(self, now: float, wants: Wants) -> bool:
+        able = (member for member in self._able(wants) if member.serves(now, wants.background))
+        return any(member.has_room(wants.background) for member in able)
 
-    def is_busy(self, now: float, tried: Collection[str] = (), *, background: bool = False) -> bool:
+    def is_busy(self, now: float, wants: Wants) -> bool:
         """Whether a deployment would take a call if one of those in flight ended."""
-        able = (m for m in self.members if m.name not in tried and m.serves(now, background))
-        return any(not m.has_room(background) for m in able)
+        able = (member for member in self._able(wants) if member.serves(now, wants.background))
+        return any(not member.has_room(wants.background) for member in able)
 
-    def retry_after(self, now: float, *, background: bool = False) -> float:
+    def supports(self, needs: frozenset[Capability]) -> bool:
+        return any(needs <= member.deployment.capabilities for member in self.members)
+
+    def retry_after(self, now: float, demand: Demand) -> float:
         """The shortest time after which a call may be taken."""
-        waits = [member.retry_after(now, background) for member in self.members]
-        return min(waits) or DEFAULT_RETRY_AFTER_SECONDS
+        able = self._able(demand.wants())
+        waits = (member.retry_after(now, demand.background) for member in able)
+        return min(waits, default=0.0) or DEFAULT_RETRY_AFTER_SECONDS
 
     def learn(self, member: Member, shape: Shape, seconds: float) -> None:
         member.latency(shape).add(seconds)
@@ -265,23 +271,33 @@ class Pool:
                 return max(least, latency.suspicious_seconds)
         return None
 
+    def _able(self, wants: Wants) -> Iterator[Member]:
+        return (
+            member
+            for member in self.members
+            if member.name not in wants.tried and wants.needs <= member.deployment.capabilities
+        )
+
     def _choose(self, now: float, demand: Demand, tried: Collection[str]) -> Member | None:
+        background, needs = demand.background, demand.needs
         for group in self._groups:
             able = [
-                m
-                for m in group
-                if m.name not in tried and m.has_room(demand.background) and m.serves(now, demand.background)
+                member
+                for member in group
+                if member.name not in tried
+                and needs <= member.deployment.capabilities
+                and member.has_room(background)
+                and member.serves(now, background)
             ]
             if able:
                 return self._pick(able, demand.session)
         return None
 
-    def _last_resort(self, now: float, tried: Collection[str]) -> Member | None:
+    def _last_resort(self, now: float, demand: Demand, tried: Collection[str]) -> Member | None:
         """With nobody else to answer, the caller's own request is the probe."""
-        for group in self._groups:
-            for member in group:
-                if member.name not in tried and member.awaits_probe(now):
-                    return member
+        for member in self._able(demand.wants(tried)):
+            if member.awaits_probe(now, demand.background):
+                return member
         return None
 
     def _pick(self, able: list[Member], session: str | None) -> Member:

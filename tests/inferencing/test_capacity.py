@@ -44,6 +44,24 @@ def test_a_budget_gives_ten_seconds_worth_at_once_and_then_its_rate() -> None:
     assert budget.seconds_until_free(1.01) == 0
 
 
+def test_what_a_background_call_overdraws_keeps_only_background_calls_waiting() -> None:
+    budget = RateBudget(600)  # 10 a second, 100 at once
+    budget.take(0.0, 1000, background=True)
+    assert budget.seconds_until_free(0.0) == 0
+    wait = budget.seconds_until_free(0.0, background=True)
+    assert wait == pytest.approx((75 + 925) / 10)
+    budget.take(0.0, 25)
+    assert budget.seconds_until_free(wait, background=True) == pytest.approx(2.5)
+
+
+def test_the_smallest_budget_serves_both_kinds_of_calls() -> None:
+    budget = RateBudget(1)
+    budget.take(0.0, 1, background=True)
+    assert budget.seconds_until_free(0.0) == pytest.approx(60)
+    assert budget.seconds_until_free(0.0, background=True) == pytest.approx(60)
+    assert budget.seconds_until_free(60.0, background=True) == 0
+
+
 def test_a_large_call_overdraws_and_is_paid_back_before_the_next() -> None:
     budget = RateBudget(600)
     budget.take(0.0, 1000)

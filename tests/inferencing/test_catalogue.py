@@ -94,6 +94,7 @@ def test_two_versions_may_stand_in_two_zones_but_not_in_one() -> None:
         ('data_zone = "eu"', 'data_zone = "eu"\nweight = 0', "weight: expected a number of more than 0"),
         ('data_zone = "eu"', 'data_zone = "eu"\nweight = nan', "weight: expected a number"),
         ('data_zone = "eu"', 'data_zone = "eu"\npriority = -1', "priority: expected a whole number"),
+        ('data_zone = "eu"', 'data_zone = "eu"\ncapabilities = ["fly"]', "capabilities: expected a list of"),
         ("[[models.chat.deployments]]", "[models.chat.deployments]", "models.chat.deployments: expected [["),
         ("[models.chat]", "[models.chat", "models.toml: not valid TOML"),
         ("[models.chat]", "colour = 1\n[models.chat]", "colour: there is no such key"),

@@ -580,6 +580,7 @@ def test_under_any_faults_every_call_ends_typed_and_everything_recovers(events, 
         for _ in range(40):  # each probe lets one deployment return
             await bench.complete()
             await asyncio.sleep(1.0)
+        await asyncio.gather(*(bench.complete() for _ in range(8)))  # enough to spill over to the last
         states = {member.name: member.breaker.state(bench.loop.time()) for member in pool.members}
         assert states == dict.fromkeys("abc", State.CLOSED)
 

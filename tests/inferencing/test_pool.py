@@ -46,7 +46,7 @@ def test_a_lease_is_settled_once() -> None:
     lease.failed(0.0, DeploymentFault(FaultKind.HUNG, "late"))
     lease.let_go()
     assert pool.members[0].in_flight == 0
-    assert pool.retry_after(0.0) == 1.0
+    assert pool.retry_after(0.0, DEMAND) == 1.0
 
 
 def test_the_shortest_wait_of_all_is_told() -> None:
@@ -56,7 +56,7 @@ def test_the_shortest_wait_of_all_is_told() -> None:
         assert lease is not None
         lease.failed(0.0, DeploymentFault(THROTTLED, "status_429", seconds))
     assert pool.acquire(0.0, DEMAND) is None
-    assert pool.retry_after(2.0) == 5.0
+    assert pool.retry_after(2.0, DEMAND) == 5.0
 
 
 def test_tokens_are_charged_to_the_rate_of_the_deployment() -> None:

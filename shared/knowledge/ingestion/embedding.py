@@ -55,7 +55,7 @@ class Embedding:
         embedded = await self._gateway.embed(
             collection.embedding_model,
             [entry["input"] for entry in batch],
-            call=CallContext(tenant=ticket.tenant, purpose="ingestion"),
+            call=CallContext(tenant=ticket.tenant, purpose="ingestion", background=True),
             tokens=[entry["tokens"] for entry in batch],
         )
         chunks = [
