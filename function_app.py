@@ -1,4 +1,6 @@
-"""The Functions app: it registers the blueprints, and nothing else."""
+"""The Functions app: it registers the blueprints, and nothing else; it does not start where anyone could
+claim to be anyone.
+"""
 
 import azure.durable_functions as df
 import azure.functions as func
@@ -15,7 +17,9 @@ from functions import (
     openai_surface,
     search,
 )
+from shared.config import refuse_unguarded_ingress
 
+refuse_unguarded_ingress()
 app = df.DFApp(http_auth_level=func.AuthLevel.ANONYMOUS)
 
 for module in (health, identity, collections, ingestion, jobs, search, chat, openai_surface, files, console):

@@ -16,8 +16,8 @@ from functions.http import Call, Model, accepted, event_stream, problem_document
 from functions.jobs import job_id_for, start_job
 from functions.search import passage_document
 from functions.services import services
-from shared.errors import Cancelled, GroundworkError, InternalError, NotFound
-from shared.identity import Principal, Role
+from shared.errors import Cancelled, GroundworkError, Hidden, InternalError, NotFound
+from shared.identity import Principal
 from shared.jobs import Kind, State, Ticket
 
 log = logging.getLogger("groundwork.chat")
@@ -49,6 +49,8 @@ async def chat(call: Call) -> Response:
     body = await call.json(ChatBody)
     request = _request(body)
     for collection in body.collections:
+        if not call.principal.reaches(collection):
+            raise Hidden("collection", collection)
         await services().collections.get(call.principal.tenant, collection)
     if "respond-async" in call.request.headers.get("prefer", "").lower():
         return await _as_job(call, body)
@@ -100,14 +102,7 @@ async def _events(call: Call, request: Any) -> AsyncIterator[bytes]:
 async def _as_job(call: Call, body: ChatBody) -> Response:
     principal = call.principal
     jobs = services().jobs
-    asked = {
-        "body": body.model_dump(),
-        "principal": {
-            "user": principal.user,
-            "groups": list(principal.groups),
-            "roles": [role.value for role in principal.roles],
-        },
-    }
+    asked = {"body": body.model_dump(), "principal": principal.to_dict()}
     ticket = Ticket(principal.tenant, job_id_for(call))
     job = await jobs.find(ticket.tenant, ticket.job)
     if job is None:
@@ -147,10 +142,7 @@ async def write_answer(payload: dict[str, Any]) -> None:
     asked = await jobs.fetch(Ticket(ticket.tenant, ticket.job), "plan")
     if asked is None:
         raise NotFound("question of the job", ticket.job)
-    who = asked["principal"]
-    principal = Principal(
-        ticket.tenant, who["user"], tuple(who["groups"]), tuple(Role(role) for role in who["roles"])
-    )
+    principal = Principal.from_dict(asked["principal"])
     answer = await services().answers.answer(principal, _request(ChatBody.model_validate(asked["body"])))
     await jobs.put(ticket, "answer", answer.to_dict())
     await jobs.report(ticket, "answer", published=1)

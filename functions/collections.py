@@ -11,7 +11,7 @@ from pydantic import Field
 
 from functions.http import Call, Model, route
 from functions.services import services
-from shared.errors import InvalidParameter, NotFound
+from shared.errors import Hidden, InvalidParameter, NotFound
 from shared.identity import Role, check_name, check_readers
 from shared.inferencing import Kind
 from shared.knowledge.collections import EVERYONE
@@ -65,7 +65,8 @@ async def put_collection(call: Call) -> Response:
 async def list_collections(call: Call) -> Response:
     """The tenant's collections."""
     found = services().collections.list(call.principal.tenant)
-    return JSONResponse({"items": [collection.to_document() async for collection in found]})
+    items = [each.to_document() async for each in found if call.principal.reaches(each.name)]
+    return JSONResponse({"items": items})
 
 
 @route(blueprint, "GET", "/api/collections/{collection}")
@@ -86,8 +87,11 @@ async def list_documents(call: Call) -> Response:
     records, following = await services().documents.list(
         tenant, collection, after=after, limit=call.number("limit", 100, 1000)
     )
-    visible = [record for record in records if _may_read(call, record.upload.readers, settings.readers)]
-    return JSONResponse({"items": [record.to_document() for record in visible], "next": following})
+    listed = [record for record in records if _admits(call, record.upload.readers, settings.readers)]
+    if len(listed) < len(records) and call.principal.may(Role.OPERATOR):
+        listed = records
+        call.note_use(Role.OPERATOR)
+    return JSONResponse({"items": [record.to_document() for record in listed], "next": following})
 
 
 @route(blueprint, "GET", "/api/collections/{collection}/documents/{*document}")
@@ -97,8 +101,7 @@ async def get_document(call: Call) -> Response:
     settings = await services().collections.get(tenant, collection)
     document = check_id(call.path("document"))
     record = await services().documents.get(tenant, collection, document)
-    if not _may_read(call, record.upload.readers, settings.readers):
-        raise NotFound("document", document)
+    _check_may_read(call, document, record.upload.readers, settings.readers)
     if call.query("view") != "text":
         return JSONResponse(record.to_document())
     version = call.number("version", record.visible, 1 << 31) if record.visible else 0
@@ -108,8 +111,7 @@ async def get_document(call: Call) -> Response:
     if parsed is None:
         raise NotFound("text of the document", document)
     # The record tells of the last upload; the text of an earlier one has its own access list.
-    if not _may_read(call, parsed["readers"], settings.readers):
-        raise NotFound("text of the document", document)
+    _check_may_read(call, document, parsed["readers"], settings.readers)
     text = parsed["document"]
     return JSONResponse(
         {
@@ -124,7 +126,16 @@ async def get_document(call: Call) -> Response:
     )
 
 
-def _may_read(call: Call, own: Sequence[str] | None, defaults: Sequence[str]) -> bool:
+def _admits(call: Call, own: Sequence[str] | None, defaults: Sequence[str]) -> bool:
     """Whether the document's access list, or its collection's where it has none, admits the caller."""
     readers = defaults if own is None else own
-    return call.principal.may(Role.OPERATOR) or bool({*readers} & {*call.principal.readers})
+    return not {*readers}.isdisjoint(call.principal.readers)
+
+
+def _check_may_read(call: Call, document: str, own: Sequence[str] | None, defaults: Sequence[str]) -> None:
+    """Raise `Hidden` where the caller may not read the document; operators may, and it is on record."""
+    if _admits(call, own, defaults):
+        return
+    if not call.principal.may(Role.OPERATOR):
+        raise Hidden("document", document)
+    call.note_use(Role.OPERATOR)

@@ -12,7 +12,7 @@ import json
 import logging
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import azure.durable_functions as df
@@ -21,14 +21,19 @@ from azurefunctions.extensions.http.fastapi import JSONResponse, Request, Respon
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from functions.services import services
+from shared.audit import Entry
+from shared.authentication import Presented
 from shared.errors import (
     Cancelled,
+    Forbidden,
     GroundworkError,
+    Hidden,
     InternalError,
     InvalidParameter,
     InvalidRequest,
     MalformedJson,
     PayloadTooLarge,
+    QuotaExceeded,
     Unauthenticated,
 )
 from shared.identity import Principal, Role
@@ -48,6 +53,8 @@ Result = TypeVar("Result")
 # JSON bodies hold requests, not files; a batch of inline documents is the largest. Azure takes 210 MB.
 MAX_JSON_BYTES = 32 * 1024 * 1024
 CORRELATION_HEADER = "x-correlation-id"
+# The caller of a route that is open to everyone.
+NOBODY = Principal("", "", roles=())
 
 
 class Model(BaseModel):
@@ -64,6 +71,7 @@ class Call:
     principal: Principal
     correlation_id: str
     client: Client | None = None
+    action: str = ""
 
     def path(self, name: str) -> str:
         """A parameter of the path."""
@@ -110,6 +118,21 @@ class Call:
     async def json(self, model: type[Body]) -> Body:
         """The body as ``model``; raises `MalformedJson` or `InvalidRequest` that names each fault."""
         return validated(model, await self.json_value())
+
+    async def audit(self, object: str, *, action: str = "", reason: str = "") -> None:
+        """Put the call into the audit trail, as denied where there is a ``reason``, before it goes on."""
+        action = action or self.action
+        await services().audit.write(Entry.of(self.principal, action, object, self.correlation_id, reason))
+
+    def note_use(self, role: Role) -> None:
+        """Put into the audit trail that a role opened what an access list would not have."""
+        entry = Entry.of(self.principal, f"{self.action} as {role.value}", self.object, self.correlation_id)
+        services().audit.note(entry)
+
+    @property
+    def object(self) -> str:
+        """What the call is about, for the audit trail: its path, which holds names and no content."""
+        return self.request.url.path
 
     async def while_connected(self, work: Awaitable[Result]) -> Result:
         """``work``'s result; when the client leaves first, ``work`` is cancelled and `Cancelled` raised.
@@ -204,11 +227,15 @@ def route(
 
         async def answer(req: Request, client: Client | None = None) -> Response:
             correlation_id = _correlation_id(req)
+            call = Call(req, NOBODY, correlation_id, client, function_name)
             try:
-                principal = await _principal(req, role)
-                response = await handle(Call(req, principal, correlation_id, client))
+                if role is not None:
+                    who = await services().authentication.principal(presented(req), correlation_id)
+                    call = replace(call, principal=who)
+                    await _admit(call, role, method)
+                response = await handle(call)
             except GroundworkError as error:
-                response = render(error, correlation_id)
+                response = render(await _audited(error, call), correlation_id)
             except Exception:
                 log.exception("request_failed", extra={"route": path, "correlation_id": correlation_id})
                 response = render(InternalError(), correlation_id)
@@ -236,20 +263,49 @@ def route(
     return decorate
 
 
-async def _principal(request: Request, role: Role | None) -> Principal:
-    if role is None:
-        return Principal("", "", roles=())
-    principal = await services().keys.resolve(api_key(request))
-    principal.require(role)
-    return principal
+async def _admit(call: Call, role: Role, method: str) -> None:
+    """Raise `Forbidden` or `Hidden` where the call may not be; put the use of a higher role on record."""
+    call.principal.require(role)
+    collection = call.request.path_params.get("collection")
+    if collection is not None and not call.principal.reaches(collection):
+        raise Hidden("collection", collection)
+    if method != "GET" and (method == "DELETE" or role not in (Role.READER, Role.CONTRIBUTOR)):
+        await call.audit(call.object)
+    elif role not in (Role.READER, Role.CONTRIBUTOR):
+        services().audit.note(Entry.of(call.principal, call.action, call.object, call.correlation_id))
 
 
-def api_key(request: Request) -> str | None:
-    """The key that a request carries, as Bearer token or in the header ``api-key``."""
-    scheme, _, token = request.headers.get("authorization", "").partition(" ")
-    if scheme.lower() == "bearer" and token:
-        return token.strip()
-    return request.headers.get("api-key")
+async def _audited(error: GroundworkError, call: Call) -> GroundworkError:
+    """``error``, once the trail tells of a denied access; the fault where that could not be written."""
+    denied = isinstance(error, Forbidden | Hidden) and not isinstance(error, QuotaExceeded)
+    if not denied:
+        return error
+    try:
+        await call.audit(call.object, reason=error.code)
+    except GroundworkError as fault:
+        return fault
+    return error
+
+
+def presented(request: Request) -> Presented:
+    """What a request brings to prove who calls."""
+    headers = request.headers
+    scheme, _, token = headers.get("authorization", "").partition(" ")
+    bearer = token.strip() if scheme.lower() == "bearer" and token else None
+    # The front end of Azure and the embedded host append the address that they were called from.
+    hops = ",".join(headers.getlist("x-forwarded-for"))
+    source = hops.rpartition(",")[2].strip() or (request.client.host if request.client else "")
+    return Presented(
+        credential=bearer or headers.get("api-key"),
+        ingress=tuple(headers.getlist("x-ms-client-principal")),
+        source=_without_port(source),
+    )
+
+
+def _without_port(address: str) -> str:
+    host, _, port = address.rpartition(":")
+    has_port = port.isdigit() and (":" not in host or host.endswith("]"))
+    return host if has_port else address
 
 
 def _correlation_id(request: Request) -> str:

@@ -15,7 +15,7 @@ from azurefunctions.extensions.http.fastapi import JSONResponse, Response
 from functions.activities import activity
 from functions.http import Call, Client, accepted, event_stream, route, sse
 from functions.services import services
-from shared.errors import Conflict, InvalidParameter, NotFound, StorageUnavailable
+from shared.errors import Conflict, Hidden, InvalidParameter, NotFound, StorageUnavailable
 from shared.identity import Principal, Role
 from shared.jobs import POLL_SECONDS, Job, Kind, State, Ticket, derived_id, new_id, status_document
 
@@ -65,7 +65,12 @@ def job_id_for(call: Call) -> str:
 
 
 def _may_see(principal: Principal, job: Job) -> bool:
-    """A job is its owner's; those of documents also of whoever may change documents, all of operators."""
+    """A job is its owner's; those of documents also of whoever may change documents, all of operators.
+
+    A credential that is limited to collections sees the jobs of these alone.
+    """
+    if not all(principal.reaches(name) for name in job.collection.split(", ")):
+        return False
     if job.owner == principal.user or principal.may(Role.OPERATOR):
         return True
     return job.kind is not Kind.ANSWER and principal.may(Role.CONTRIBUTOR)
@@ -75,7 +80,7 @@ async def _job(call: Call) -> Job:
     """The job that the path names; `NotFound` where the caller may not see it."""
     job = await services().jobs.get(call.principal.tenant, call.path("job"))
     if not _may_see(call.principal, job):
-        raise NotFound("job", job.id)
+        raise Hidden("job", job.id)
     return job
 
 
@@ -107,7 +112,7 @@ async def get_job_result(call: Call) -> Response:
     """What a job has come to: the outcome of each document, page by page, or the answer."""
     job = await _job(call)
     if job.kind is Kind.ANSWER and job.owner != call.principal.user:
-        raise NotFound("job", job.id)  # it was made from what its owner may read
+        raise Hidden("job", job.id)  # it was made from what its owner may read
     if not job.state.final:
         raise Conflict("The job has not ended yet.", state=job.state.value, retry_after=POLL_SECONDS)
     if job.kind is Kind.ANSWER:

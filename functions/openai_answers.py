@@ -13,7 +13,7 @@ from urllib.parse import quote
 from functions.chat import MAX_MESSAGE_CHARACTERS
 from functions.http import Call
 from functions.services import services
-from shared.errors import InvalidName, InvalidParameter, NotFound, PromptTooLong
+from shared.errors import Hidden, InvalidName, InvalidParameter, NotFound, PromptTooLong
 from shared.inferencing.chat import completion_limit
 
 if TYPE_CHECKING:
@@ -40,8 +40,11 @@ def model_entry(name: str, created: float) -> dict[str, Any]:
 
 async def collection_of(call: Call, model: str) -> Any:
     """The caller's collection that ``model`` names; `NotFound` for the model where there is none."""
+    name = model.removeprefix(PREFIX)
+    if not call.principal.reaches(name):
+        raise Hidden("model", model)
     try:
-        return await services().collections.get(call.principal.tenant, model.removeprefix(PREFIX))
+        return await services().collections.get(call.principal.tenant, name)
     except (NotFound, InvalidName):
         raise NotFound("model", model) from None
 

@@ -85,7 +85,11 @@ async def models(call: Call) -> Response:
     """The models: those of the catalogue, and rag:NAME for each of the tenant's collections."""
     entries = [answers.model_entry(name, _catalogue_time()) for name in services().catalogue.models]
     found = services().collections.list(call.principal.tenant)
-    entries += [answers.model_object(each.name, each.created) async for each in found]
+    entries += [
+        answers.model_object(each.name, each.created)
+        async for each in found
+        if call.principal.reaches(each.name)
+    ]
     return JSONResponse({"object": "list", "data": entries})
 
 

@@ -12,11 +12,13 @@ from shared.config import Settings, settings
 from shared.telemetry import log_model_call
 
 if TYPE_CHECKING:
+    from shared.audit import Audit
+    from shared.authentication import Authentication
     from shared.files import Files
-    from shared.identity import Keys
     from shared.inferencing import Catalogue, Gateway
     from shared.intelligence.answers import Answers
     from shared.jobs import Jobs
+    from shared.keys import Keys
     from shared.knowledge.collections import Collections
     from shared.knowledge.content import ContentStore
     from shared.knowledge.deletion import Deletion
@@ -48,9 +50,29 @@ class Services:
 
     @cached_property
     def keys(self) -> Keys:
-        from shared.identity import Keys
+        from shared.keys import Keys
 
         return Keys(self.storage, self.settings.bootstrap_key_sha256)
+
+    @cached_property
+    def audit(self) -> Audit:
+        from shared.audit import Audit
+
+        return Audit(self.storage)
+
+    @cached_property
+    def authentication(self) -> Authentication:
+        from shared.authentication import Authentication, FailedAttempts
+        from shared.entra import AccessTokens
+
+        entra = self.settings.entra
+        return Authentication(
+            keys=self.keys,
+            tokens=AccessTokens(entra) if entra else None,
+            audit=self.audit,
+            attempts=FailedAttempts(self.settings.failed_sign_ins),
+            trusted_ingress=entra if self.settings.trusts_ingress else None,
+        )
 
     @cached_property
     def jobs(self) -> Jobs:

@@ -31,6 +31,16 @@ param modelSku string
 @description('Address that clients use, where it is not the app\'s own (a custom domain, a gateway).')
 param publicUrl string
 
+@description('Application ids of this API in Entra ID whose access tokens are taken, with commas between; empty for none.')
+param entraAudience string
+
+@description('Entra tenants that may sign in and the tenant here that each stands for: ID=NAME, with commas between.')
+param entraTenants string
+
+@allowed(['', 'app-service'])
+@description('app-service, where App Service authentication is switched on in front of the app.')
+param trustedIngress string
+
 @secure()
 @description('SHA-256, in hexadecimal, of the first administrator\'s API key; empty for none.')
 param bootstrapKeySha256 string
@@ -143,6 +153,9 @@ module app 'modules/functionapp.bicep' = {
     modelEndpoint: models.outputs.endpoint
     searchEndpoint: search.outputs.endpoint
     publicUrl: publicUrl
+    entraAudience: entraAudience
+    entraTenants: entraTenants
+    trustedIngress: trustedIngress
     bootstrapKeySha256: bootstrapKeySha256
   }
 }

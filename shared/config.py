@@ -14,6 +14,8 @@ from functools import cache
 from pathlib import Path
 
 APP_ROOT = Path(__file__).resolve().parent.parent
+_GUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_TENANT = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,11 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("GROUNDWORK_MODELS", "the catalogue of models, a file of the app", "models.azure.toml"),
     Setting("GROUNDWORK_MODEL_ENDPOINT", "base address of the model endpoint that the catalogue names"),
     Setting("GROUNDWORK_BOOTSTRAP_KEY_SHA256", "SHA-256 (hex) of the first administrator's API key", ""),
+    Setting("GROUNDWORK_ENTRA_AUDIENCE", "application ids of this API whose access tokens are taken", ""),
+    Setting("GROUNDWORK_ENTRA_TENANTS", "Entra tenants and ours: ENTRA-TENANT-ID=TENANT, …", ""),
+    Setting("GROUNDWORK_ENTRA_AUTHORITY", "where Entra ID is", "https://login.microsoftonline.com"),
+    Setting("GROUNDWORK_TRUSTED_INGRESS", "app-service, to trust App Service authentication", ""),
+    Setting("GROUNDWORK_FAILED_SIGN_INS", "refused credentials a minute, of one source or key", "60"),
     Setting("GROUNDWORK_MAX_DOCUMENT_BYTES", "largest document that is accepted, in bytes", "52428800"),
     Setting("GROUNDWORK_PARSER_WORKERS", "processes that read documents", "2"),
     Setting("GROUNDWORK_SHARDS_IN_FLIGHT", "shards of one ingestion that run at a time", "4"),
@@ -58,6 +65,15 @@ class StorageSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class EntraSettings:
+    """Whose access tokens are taken; ``tenants`` gives our tenant for each Entra tenant's id."""
+
+    authority: str
+    audience: tuple[str, ...]
+    tenants: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """All settings of the app, checked. ``environment`` holds what the model catalogue may refer to."""
 
@@ -67,6 +83,9 @@ class Settings:
     search: str
     models_file: Path
     bootstrap_key_sha256: str | None = field(repr=False)
+    entra: EntraSettings | None
+    trusts_ingress: bool
+    failed_sign_ins: int
     max_document_bytes: int
     parser_workers: int
     shards_in_flight: int
@@ -99,6 +118,9 @@ class Settings:
             bootstrap_key_sha256=reader.optional_matching(
                 "GROUNDWORK_BOOTSTRAP_KEY_SHA256", r"[0-9a-f]{64}", "64 hexadecimal digits"
             ),
+            entra=_entra(reader),
+            trusts_ingress=_trusts_ingress(reader),
+            failed_sign_ins=reader.integer("GROUNDWORK_FAILED_SIGN_INS", 1, 1_000_000),
             max_document_bytes=reader.integer("GROUNDWORK_MAX_DOCUMENT_BYTES", 1, 1 << 40),
             parser_workers=reader.integer("GROUNDWORK_PARSER_WORKERS", 1, 64),
             shards_in_flight=reader.integer("GROUNDWORK_SHARDS_IN_FLIGHT", 1, 64),
@@ -108,16 +130,59 @@ class Settings:
         return settings
 
 
+def _entra(reader: _Reader) -> EntraSettings | None:
+    audience = reader.list("GROUNDWORK_ENTRA_AUDIENCE")
+    form = "ENTRA-TENANT-ID=TENANT, with a comma between two"
+    pairs = [pair.partition("=") for pair in reader.list("GROUNDWORK_ENTRA_TENANTS")]
+    tenants = {entra.strip().lower(): tenant.strip() for entra, _, tenant in pairs}
+    if not all(_GUID.fullmatch(entra) and _TENANT.fullmatch(tenant) for entra, tenant in tenants.items()):
+        reader.fault("GROUNDWORK_ENTRA_TENANTS", form)
+    authority = reader.url("GROUNDWORK_ENTRA_AUTHORITY") or ""
+    if not authority.startswith("https://") and not _is_loopback(authority.partition("://")[2]):
+        reader.fault("GROUNDWORK_ENTRA_AUTHORITY", "an https address")
+    if bool(audience) != bool(tenants):
+        reader.fault("GROUNDWORK_ENTRA_AUDIENCE", "to be set together with GROUNDWORK_ENTRA_TENANTS")
+    return EntraSettings(authority.rstrip("/"), audience, tenants) if audience and tenants else None
+
+
+def _trusts_ingress(reader: _Reader) -> bool:
+    """Whether the headers of App Service authentication are believed.
+
+    Without it in front, every client could write them itself. The platform says whether it is there; a host
+    that only its own machine reaches may do without, for trials.
+    """
+    trusted = reader.optional_matching("GROUNDWORK_TRUSTED_INGRESS", "app-service", "app-service, or nothing")
+    if trusted is None:
+        return False
+    if not reader.text("GROUNDWORK_ENTRA_TENANTS"):
+        reader.fault("GROUNDWORK_ENTRA_TENANTS", "to be set, since App Service authentication is trusted")
+    on = (reader.environment.get("WEBSITE_AUTH_ENABLED") or "").lower() == "true"
+    if not on and not _is_loopback(reader.environment.get("WEBSITE_HOSTNAME") or ""):
+        reader.fault(
+            "GROUNDWORK_TRUSTED_INGRESS",
+            "nothing, as App Service authentication is off (WEBSITE_AUTH_ENABLED) and others reach this host",
+        )
+    return True
+
+
+def _is_loopback(address: str) -> bool:
+    """Whether ``host[:port][/path]`` is this machine alone."""
+    return re.fullmatch(r"(127(\.\d{1,3}){3}|localhost|\[::1\])(:\d+)?(/.*)?", address) is not None
+
+
 class _Reader:
     """Reads settings and gathers the faults, so that the user mends all of them at once."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
-        self._environment = environment
+        self.environment = environment
         self._defaults = {setting.name: setting.default for setting in SETTINGS}
         self._faults: list[str] = []
 
     def text(self, name: str) -> str | None:
-        return self._environment.get(name) or self._defaults[name] or None
+        return self.environment.get(name) or self._defaults[name] or None
+
+    def list(self, name: str) -> tuple[str, ...]:
+        return tuple(part.strip() for part in (self.text(name) or "").split(",") if part.strip())
 
     def url(self, name: str) -> str | None:
         return self.optional_matching(name, r"https?://[^\s]+", "an http or https address")
@@ -154,6 +219,14 @@ class _Reader:
     def raise_faults(self) -> None:
         if self._faults:
             raise ConfigurationError("Settings are missing or malformed. " + "; ".join(self._faults))
+
+
+def refuse_unguarded_ingress(environment: Mapping[str, str] = os.environ) -> None:
+    """Raise `ConfigurationError` where an ingress is trusted that is not there: the app must not start."""
+    if environment.get("GROUNDWORK_TRUSTED_INGRESS"):
+        reader = _Reader(environment)
+        _trusts_ingress(reader)
+        reader.raise_faults()
 
 
 @cache

@@ -12,6 +12,7 @@
     │   └── QuotaExceeded         403  of what stays, such as documents
     │       └── QuotaExhausted    429  of what time gives back, such as jobs; retryable, the same code
     ├── NotFound                  404  (resource: collection, document, job, …)
+    │   └── Hidden                404  it is there, but not for the caller; answered alike
     ├── Conflict                  409
     ├── PayloadTooLarge           413
     ├── UnsupportedMediaType      415
@@ -25,6 +26,7 @@
     │   ├── ModelFailed           502
     │   ├── StreamInterrupted     502  a stream that had begun
     │   ├── ModelsUnavailable     503  no deployment can serve now
+    │   ├── IdentityUnavailable   503
     │   ├── IndexUnavailable      503
     │   └── StorageUnavailable    503
     └── DeadlineExceeded          504  retryable
@@ -111,6 +113,10 @@ class NotFound(GroundworkError):
         self.extra = {"resource": resource}
 
 
+class Hidden(NotFound):
+    """Answered as `NotFound` is, and audited as denied."""
+
+
 class Conflict(GroundworkError):
     code, title, status = "conflict", "The request conflicts with the present state", 409
 
@@ -181,6 +187,10 @@ class StreamInterrupted(DependencyError):
 
 class ModelsUnavailable(DependencyError):
     code, title, status = "models_unavailable", "No model deployment can serve now", 503
+
+
+class IdentityUnavailable(DependencyError):
+    code, title, status = "identity_unavailable", "The keys that sign access tokens cannot be had now", 503
 
 
 class IndexUnavailable(DependencyError):

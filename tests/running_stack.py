@@ -10,6 +10,8 @@ import uuid
 from dataclasses import dataclass
 from typing import Any
 
+from openid_issuer import OpenIdIssuer
+
 from client import Groundwork
 from laptop.stack import Stack
 
@@ -21,6 +23,7 @@ class RunningStack:
     """A started stack; every test takes a tenant of its own, so that tests do not meet."""
 
     stack: Stack
+    openid: OpenIdIssuer | None = None
 
     @property
     def url(self) -> str:

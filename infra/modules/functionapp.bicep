@@ -15,6 +15,9 @@ param taskHubName string
 param modelEndpoint string
 param searchEndpoint string
 param publicUrl string
+param entraAudience string
+param entraTenants string
+param trustedIngress string
 
 @secure()
 param bootstrapKeySha256 string
@@ -124,6 +127,11 @@ resource settings 'Microsoft.Web/sites/config@2024-04-01' = {
     GROUNDWORK_MODELS: 'models.azure.toml'
     GROUNDWORK_MODEL_ENDPOINT: modelEndpoint
     GROUNDWORK_BOOTSTRAP_KEY_SHA256: bootstrapKeySha256
+    GROUNDWORK_ENTRA_AUDIENCE: entraAudience
+    GROUNDWORK_ENTRA_TENANTS: entraTenants
+    GROUNDWORK_ENTRA_AUTHORITY: environment().authentication.loginEndpoint
+    GROUNDWORK_TRUSTED_INGRESS: trustedIngress
+    GROUNDWORK_FAILED_SIGN_INS: '60'
     GROUNDWORK_MAX_DOCUMENT_BYTES: '52428800'
     // One: a parser may use 1 GiB and the instance has 2.
     GROUNDWORK_PARSER_WORKERS: '1'

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
-from shared.errors import InvalidParameter, PromptTooLong
+from shared.errors import Hidden, InvalidParameter, PromptTooLong
 from shared.inferencing.calls import CallContext, Usage
 from shared.knowledge.index.protocol import MAX_TOP, FacetValue, SearchRequest
 
@@ -118,7 +118,7 @@ class Retrieval:
             raise InvalidParameter(f"skip and top must add up to 0 to {MAX_TOP}.", parameter="top")
         if mode not in ("hybrid", "keyword", "vector"):
             raise InvalidParameter("mode must be 'hybrid', 'keyword' or 'vector'.", parameter="mode")
-        by_model = await self._by_embedding_model(principal.tenant, collections)
+        by_model = await self._by_embedding_model(principal, collections)
         readers_of = {found.name: found.readers for members in by_model.values() for found in members}
         started = time.perf_counter()
         vectors: Mapping[str, Sequence[float]] = {}
@@ -167,10 +167,17 @@ class Retrieval:
             },
         )
 
-    async def _by_embedding_model(self, tenant: str, names: Sequence[str]) -> dict[str, list[Collection]]:
+    async def _by_embedding_model(
+        self, principal: Principal, names: Sequence[str]
+    ) -> dict[str, list[Collection]]:
         if not names:
             raise InvalidParameter("Name at least one collection.", parameter="collections")
-        found = await asyncio.gather(*(self._collections.get(tenant, name) for name in dict.fromkeys(names)))
+        for name in names:
+            if not principal.reaches(name):
+                raise Hidden("collection", name)
+        found = await asyncio.gather(
+            *(self._collections.get(principal.tenant, name) for name in dict.fromkeys(names))
+        )
         by_model: dict[str, list[Collection]] = {}
         for collection in found:
             by_model.setdefault(collection.embedding_model, []).append(collection)

@@ -1,28 +1,19 @@
-"""Who may do what: keys, roles, tenants, access lists; swept over every route there is."""
+"""Who may do what: keys, tenants, access lists, the audit trail. tests/security sweeps over all routes."""
 
 from __future__ import annotations
 
 import base64
 import json
-import re
 import time
 from typing import Any
 
 import pytest
-from edge_tenant import Answer, Tenant, call, check_problem
+from edge_tenant import Tenant, call, check_problem
 
 import function_app  # noqa: F401 - fills ROUTES
-from functions.http import ROUTES, RouteEntry
-from shared.identity import Principal, Role
 
-GUARDED = [entry for entry in ROUTES if entry.role is not None]
-PARAMETER = re.compile(r"\{\*?(\w+)[^}]*\}")
 SECRET = "The vault code of the lighthouse is seven."
 QUESTION = [{"role": "user", "content": "What is the vault code of the lighthouse?"}]
-
-
-def name_of(entry: RouteEntry) -> str:
-    return f"{entry.method} {entry.path}"
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +31,6 @@ def owner(stack) -> tuple[Tenant, dict[str, str]]:
         "model": f"rag:{collection}",
         "deployment": f"rag:{collection}",
         "file": "index.html",
-        "file_id": uploaded(tenant),
     }
 
 
@@ -48,98 +38,6 @@ def owner(stack) -> tuple[Tenant, dict[str, str]]:
 def stranger(stack) -> Tenant:
     name = stack.new_tenant()
     return Tenant(stack, name, stack.key_for(name))
-
-
-def uploaded(tenant: Tenant) -> str:
-    """A file of the owner's that holds the secret; its id."""
-    parts = {'name="purpose"': "batch", 'name="file"; filename="vault.jsonl"': SECRET}
-    form = "".join(f"--x\r\nContent-Disposition: form-data; {n}\r\n\r\n{v}\r\n" for n, v in parts.items())
-    headers = {"Content-Type": "multipart/form-data; boundary=x"}
-    answer = tenant.call("POST", "/v1/files", f"{form}--x--\r\n".encode(), headers=headers)
-    assert answer.status == 200, answer.body
-    return answer.json["id"]
-
-
-def path_of(entry: RouteEntry, names: dict[str, str]) -> str:
-    """The route's path with the given names; a parameter that is not known here fails the test."""
-    return PARAMETER.sub(lambda parameter: names[parameter[1]], entry.path)
-
-
-def body_of(entry: RouteEntry, names: dict[str, str]) -> Any:
-    """A body that the route takes, which names what belongs to the owner."""
-    if entry.body is None:
-        return b"Some bytes." if entry.method == "PUT" else None
-    return {
-        "SearchBody": {"query": "vault code"},
-        "ChatBody": {"collections": [names["collection"]], "messages": QUESTION},
-        "CollectionSettings": {"description": "changed"},
-        "KeyBody": {"user": "someone"},
-        "IngestionRequest": {"documents": [{"id": names["document"], "content": "Changed."}]},
-        "ChatCompletionBody": {"model": names["model"], "messages": QUESTION},
-        "EmbeddingsBody": {"model": names["model"], "input": "text"},
-        "ResponsesBody": {"model": names["model"], "input": QUESTION[0]["content"]},
-    }[entry.body.__name__]
-
-
-def refused(answer: Answer, status: int) -> None:
-    """Refused with ``status`` in the shape of its surface: problem details, or OpenAI's errors."""
-    assert answer.status == status, (answer.status, answer.body[:300])
-    document = answer.json
-    assert "error" in document or document["status"] == status
-    assert SECRET.encode() not in answer.body
-
-
-# --- sweeps ---
-
-
-@pytest.mark.parametrize("entry", GUARDED, ids=name_of)
-def test_no_route_answers_without_a_valid_key(owner, entry: RouteEntry):
-    tenant, names = owner
-    path, body = path_of(entry, names), body_of(entry, names)
-    wrong = tenant.key[:-4] + ("AAAA" if not tenant.key.endswith("AAAA") else "BBBB")
-    for key in (None, "", "gw_", wrong, tenant.key.upper(), f"{tenant.key} "[:-2]):
-        answer = call(tenant.stack.url, entry.method, path, body, key=key)
-        refused(answer, 401)
-        assert answer.headers["www-authenticate"].startswith("Bearer") or "error" in answer.json
-
-
-@pytest.mark.parametrize("entry", GUARDED, ids=name_of)
-def test_no_route_serves_a_role_that_does_not_include_its_own(owner, entry: RouteEntry):
-    assert entry.role is not None
-    tenant, names = owner
-    others = [role for role in Role if not Principal("t", "u", roles=(role,)).may(entry.role)]
-    for role in others:
-        key = tenant.other(f"only-{role}", roles=(role.value,))
-        answer = call(tenant.stack.url, entry.method, path_of(entry, names), body_of(entry, names), key=key)
-        refused(answer, 403)
-    assert bool(others) == (entry.role is not Role.READER)
-
-
-def is_about_the_owners_things(entry: RouteEntry) -> bool:
-    if "embeddings" in entry.path:
-        return False  # a collection is no embedding model, whoever asks
-    named_in_body = entry.body is not None and entry.body.__name__ in (
-        "ChatBody",
-        "ChatCompletionBody",
-        "ResponsesBody",
-    )
-    return named_in_body or bool(PARAMETER.search(entry.path))
-
-
-@pytest.mark.parametrize("entry", [*filter(is_about_the_owners_things, GUARDED)], ids=name_of)
-def test_what_belongs_to_another_tenant_is_not_found_and_does_not_change(owner, stranger, entry: RouteEntry):
-    tenant, names = owner
-    before = tenant.stored()
-    answer = call(
-        tenant.stack.url, entry.method, path_of(entry, names), body_of(entry, names), key=stranger.key
-    )
-    if name_of(entry) == "PUT /api/collections/{collection}":
-        # the name is free in the stranger's own tenant
-        assert answer.status == 201
-        assert stranger.call("DELETE", f"/api/collections/{names['collection']}").status == 202
-    else:
-        refused(answer, 404)
-    assert tenant.stored() == before
 
 
 @pytest.mark.parametrize("field", ["tenant", "tenant_id", "owner", "state", "readers"])
@@ -191,14 +89,117 @@ def test_a_key_ends_when_it_expires_also_where_it_was_just_used(owner):
 def test_a_tenants_administrator_makes_keys_for_that_tenant_alone(owner, stranger):
     tenant, _ = owner
     made = tenant.call("POST", "/api/keys", {"user": "alice", "groups": ["keepers"], "roles": ["reader"]})
-    assert made.json.keys() == {"key", "tenant", "user"}
+    assert made.status == 201
     who = call(tenant.stack.url, "GET", "/api/me", key=made.json["key"]).json
+    assert who.pop("collections") is None
     assert who == {"tenant": tenant.name, "user": "alice", "groups": ["keepers"], "roles": ["reader"]}
     foreign = {"user": "alice", "tenant": stranger.name}
     check_problem(tenant.call("POST", "/api/keys", foreign), 403, "forbidden")
     platform = {"user": "alice", "roles": ["platform"]}
     check_problem(tenant.call("POST", "/api/keys", platform), 403, "forbidden")
     check_problem(tenant.call("POST", "/api/keys", platform, key=tenant.stack.key), 403, "forbidden")
+
+
+def test_a_key_can_be_read_once_and_its_record_ever_after(owner):
+    tenant, _ = owner
+    made = tenant.call("POST", "/api/keys", {"user": "alice", "label": "ship", "collections": ["vault"]}).json
+    key = made.pop("key")
+    assert (made["state"], made["label"], made["collections"]) == ("active", "ship", ["vault"])
+    assert made["issued_by"] == "tester"
+    listed = tenant.call("GET", "/api/keys")
+    assert made["id"] in {each["id"] for each in listed.json["items"]}
+    assert key.encode() not in listed.body
+    assert tenant.call("GET", f"/api/keys/{made['id']}").json["user"] == "alice"
+    # whoever finds a leaked key can be told whose it is, whatever the tenant
+    assert (
+        tenant.call("GET", f"/api/keys/{key.split('_')[1]}", key=tenant.stack.key).json["tenant"]
+        == tenant.name
+    )
+
+
+def test_a_revoked_key_ends_at_once_and_a_rotated_one_after_the_overlap(owner):
+    tenant, _ = owner
+    made = tenant.call("POST", "/api/keys", {"user": "alice"}).json
+    assert call(tenant.stack.url, "GET", "/api/me", key=made["key"]).status == 200
+    rotated = tenant.call("POST", f"/api/keys/{made['id']}/rotate", {"overlap_seconds": 600})
+    assert rotated.status == 201
+    for key in (made["key"], rotated.json["key"]):
+        assert call(tenant.stack.url, "GET", "/api/me", key=key).json["user"] == "alice"
+    again = tenant.call("POST", f"/api/keys/{made['id']}/rotate", {})
+    check_problem(again, 409, "conflict")
+    assert tenant.call("DELETE", f"/api/keys/{made['id']}").json["state"] == "revoked"
+    check_problem(call(tenant.stack.url, "GET", "/api/me", key=made["key"]), 401, "unauthenticated")
+    at_once = tenant.call("POST", f"/api/keys/{rotated.json['id']}/rotate", {"overlap_seconds": 0}).json
+    check_problem(call(tenant.stack.url, "GET", "/api/me", key=rotated.json["key"]), 401, "unauthenticated")
+    assert call(tenant.stack.url, "GET", "/api/me", key=at_once["key"]).status == 200
+
+
+# --- audit ---
+
+
+def trail(tenant: Tenant, **wanted: str) -> list[dict[str, Any]]:
+    asked = "&".join(f"{name}={value}" for name, value in wanted.items())
+    answer = tenant.call("GET", f"/api/audit?limit=1000&{asked}")
+    assert answer.status == 200, answer.body
+    return answer.json["items"]
+
+
+def test_what_was_denied_is_in_the_trail_when_the_answer_comes(owner):
+    tenant, names = owner
+    bob = tenant.other("bob")
+    tenant.ingest(names["collection"], [{"id": "alice.txt", "content": SECRET, "readers": ["user:alice"]}])
+    path = f"/api/collections/{names['collection']}/documents/alice.txt"
+    for method, object, reason in (("GET", path, "not_found"), ("DELETE", path, "forbidden")):
+        correlation = f"denied-{method.lower()}-{time.time_ns()}"
+        answer = tenant.call(method, object, key=bob, headers={"x-correlation-id": correlation})
+        assert answer.json["code"] == reason
+        (entry,) = trail(tenant, correlation_id=correlation)
+        assert (entry["user"], entry["object"], entry["decision"]) == ("bob", object, "denied")
+        assert (entry["reason"], entry["roles"]) == (reason, ["reader"])
+        assert entry["credential"] == f"key:{bob.split('_')[1]}"
+
+
+def test_a_refused_key_is_in_the_trail_of_its_tenant(owner):
+    tenant, _ = owner
+    key = tenant.other("carol")
+    wrong = key[:-4] + ("AAAA" if not key.endswith("AAAA") else "BBBB")
+    check_problem(call(tenant.stack.url, "GET", "/api/me", key=wrong), 401, "unauthenticated")
+    (entry,) = trail(tenant, credential=f"key:{key.split('_')[1]}")
+    assert (entry["action"], entry["user"], entry["reason"]) == ("authenticate", "carol", "wrong_secret")
+
+
+def test_acts_of_administrators_and_deletions_are_in_the_trail(owner):
+    tenant, _ = owner
+    made = tenant.call("POST", "/api/keys", {"user": "dora"}).json
+    tenant.call("DELETE", f"/api/keys/{made['id']}")
+    gone = tenant.collection()
+    tenant.call("DELETE", f"/api/collections/{gone}")
+    done = {(entry["action"], entry["object"]) for entry in trail(tenant, decision="allowed")}
+    assert ("issue_key", f"key:{made['id']}") in done
+    assert ("revoke_key", f"/api/keys/{made['id']}") in done
+    assert ("delete_collection", f"/api/collections/{gone}") in done
+
+
+def test_a_role_that_opens_what_an_access_list_does_not_is_in_the_trail_soon(owner):
+    tenant, names = owner
+    operator = tenant.other("oscar", roles=("operator",))
+    tenant.ingest(names["collection"], [{"id": "closed.txt", "content": SECRET, "readers": []}])
+    assert tenant.record(names["collection"], "closed.txt", key=operator).status == 200
+    deadline = time.monotonic() + 20
+    while not (found := trail(tenant, user="oscar")) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert {entry["action"] for entry in found} == {"get_document as operator"}
+
+
+def test_the_trail_is_paged_and_holds_no_content(owner):
+    tenant, _ = owner
+    first = tenant.call("GET", "/api/audit?limit=2").json
+    assert len(first["items"]) == 2
+    second = tenant.call("GET", f"/api/audit?limit=2&after={first['next']}").json
+    assert not [each for each in second["items"] if each in first["items"]]
+    everything = tenant.call("GET", "/api/audit?limit=1000").body
+    assert SECRET.encode() not in everything
+    check_problem(tenant.call("GET", "/api/audit?after=%27"), 400, "invalid_parameter")
 
 
 def test_headers_of_a_trusted_ingress_are_ignored(owner, stranger):

@@ -49,7 +49,16 @@ _ROLE_DEFINITION = re.compile(r"subscriptionResourceId\('Microsoft.Authorization
 _SECRET = re.compile(r"\blist[A-Z]\w*\s*\(|\bkeys?\b|password|secret|accountKey|code=", re.IGNORECASE)
 # The functions and decorators that these templates call; another one is a misspelling until it is added here.
 _FUNCTIONS = {
-    *("empty", "guid", "listKeys", "resourceGroup", "string", "subscription", "subscriptionResourceId"),
+    *(
+        "empty",
+        "environment",
+        "guid",
+        "listKeys",
+        "resourceGroup",
+        "string",
+        "subscription",
+        "subscriptionResourceId",
+    ),
     *("toLower", "union", "uniqueString"),
     *("allowed", "batchSize", "description", "maxLength", "metadata", "minLength", "secure"),
 }

@@ -1,25 +1,11 @@
-"""Principals, roles, names, and the keys that prove who calls."""
+"""Principals, roles, and names of access lists."""
 
 from __future__ import annotations
 
-import asyncio
-import hashlib
-
 import pytest
 
-from shared.errors import Forbidden, InvalidName, Unauthenticated
-from shared.identity import (
-    KEY_PATTERN,
-    TABLE,
-    Keys,
-    Principal,
-    Role,
-    check_name,
-    check_readers,
-    digest,
-    new_key,
-)
-from shared.storage import Storage
+from shared.errors import Forbidden, InvalidName
+from shared.identity import Principal, Role, check_name, check_readers
 
 ALICE = Principal("harbour", "alice", ("keepers",), (Role.CONTRIBUTOR,))
 
@@ -76,66 +62,18 @@ def test_a_reader_that_is_refused(reader: str):
         check_readers(["tenant:*", reader])
 
 
-def test_keys_are_long_and_never_the_same():
-    keys = {new_key() for _ in range(100)}
-    assert len(keys) == 100
-    assert all(KEY_PATTERN.fullmatch(key) for key in keys)
+def test_a_principal_reaches_all_collections_or_those_of_its_credential():
+    assert ALICE.reaches("anything")
+    limited = Principal("harbour", "alice", collections=("charts",))
+    assert limited.reaches("charts")
+    assert not limited.reaches("logs")
+    assert not Principal("harbour", "alice", collections=()).reaches("")
 
 
-async def test_a_key_proves_the_principal_that_it_was_made_for(storage: Storage):
-    key = await Keys(storage).issue(ALICE)
-    assert await Keys(storage).resolve(key) == ALICE
-
-
-async def test_a_key_is_stored_as_its_digest_alone(storage: Storage):
-    key = await Keys(storage).issue(ALICE)
-    row = await storage.get_row(TABLE, "key", key.split("_")[1])
-    assert row is not None
-    assert row["sha256"] == hashlib.sha256(key.encode()).hexdigest()
-    assert key not in str(row)
-    assert key.split("_", 2)[2] not in str(row)
-
-
-async def test_a_key_that_is_wrong_in_any_part_proves_nothing(storage: Storage):
-    keys = Keys(storage)
-    key = await keys.issue(ALICE)
-    _, public, secret = key.split("_", 2)
-    wrong = [
-        None,
-        "",
-        "gw__",
-        key[:-1],
-        key + "A",
-        key + "\n",
-        f" {key}",
-        f"gw_{public}_{'A' * 43}",
-        f"gw_{'0' * 16}_{secret}",
-        f"gw_{public}_{secret[:-1]}'",
-        "gw_' or true_" + "A" * 43,
-    ]
-    for other in wrong:
-        with pytest.raises(Unauthenticated):
-            await keys.resolve(other)
-    assert await keys.resolve(key) == ALICE
-
-
-async def test_a_key_ends_at_its_expiry_also_where_it_is_remembered(storage: Storage):
-    keys = Keys(storage)
-    key = await keys.issue(ALICE, expires_seconds=0.6)
-    assert await keys.resolve(key) == ALICE
-    await asyncio.sleep(0.7)
-    with pytest.raises(Unauthenticated):
-        await keys.resolve(key)
-
-
-async def test_a_bootstrap_key_is_the_platforms_administrator(storage: Storage):
-    key = new_key()
-    principal = await Keys(storage, digest(key)).resolve(key)
-    assert (principal.tenant, principal.roles) == ("default", (Role.PLATFORM,))
-    with pytest.raises(Unauthenticated):
-        await Keys(storage, digest(key)).resolve(new_key())
-
-
-async def test_a_key_cannot_be_made_for_a_tenant_that_cannot_be(storage: Storage):
-    with pytest.raises(InvalidName):
-        await Keys(storage).issue(Principal("../other", "u"))
+@pytest.mark.parametrize(
+    "principal",
+    [ALICE, Principal("t", "u", (), (), ("a", "b"), "key:1"), Principal("t", "u", collections=())],
+)
+def test_a_principal_survives_the_way_through_a_job(principal: Principal):
+    again = Principal.from_dict(principal.to_dict())
+    assert (again, again.credential) == (principal, principal.credential)

@@ -33,6 +33,8 @@ HEAVY = (
     "azure.monitor",
     "opentelemetry",
     "aiohttp",
+    "jwt",
+    "cryptography",
     "numpy",
     "onnxruntime",
     "tokenizers",
