@@ -6,6 +6,7 @@
     │   ├── InvalidName           400
     │   ├── InvalidFilter         400
     │   ├── InvalidParameter      400
+    │   ├── UrlRefused            400  an address that the app must not ask
     │   └── PromptTooLong         400
     ├── Unauthenticated           401
     ├── Forbidden                 403
@@ -19,11 +20,13 @@
     ├── DocumentError             422  a document that cannot be read; its reason is the code
     │   ├── EmptyDocument, NoText, PasswordProtected, CorruptDocument,
     │   └── ParseTimeout, ParseMemoryExceeded, DocumentTooComplex
+    ├── SourceRefused             422  an address does not give what it should
     ├── RateLimited               429  retryable
     ├── Cancelled                 409
     ├── InternalError             500
     ├── DependencyError           502  retryable: something behind us failed
     │   ├── ModelFailed           502
+    │   ├── SourceUnavailable     502  an address that a caller named
     │   ├── StreamInterrupted     502  a stream that had begun
     │   ├── ModelsUnavailable     503  no deployment can serve now
     │   ├── IdentityUnavailable   503
@@ -83,6 +86,10 @@ class InvalidParameter(InvalidRequest):
 
 class PromptTooLong(InvalidRequest):
     code, title = "prompt_too_long", "The prompt exceeds the model's limit"
+
+
+class UrlRefused(InvalidRequest):
+    code, title = "url_refused", "The address must not be asked"
 
 
 class Unauthenticated(GroundworkError):
@@ -165,6 +172,10 @@ class DocumentTooComplex(DocumentError):
     code, title = "document_too_complex", "The document exceeds a structural limit"
 
 
+class SourceRefused(GroundworkError):
+    code, title, status = "source_refused", "The address does not give it", 422
+
+
 class RateLimited(GroundworkError):
     code, title, status, retryable = "rate_limited", "Too many requests", 429, True
 
@@ -179,6 +190,10 @@ class DependencyError(GroundworkError):
 
 class ModelFailed(DependencyError):
     code, title = "model_failed", "The model failed"
+
+
+class SourceUnavailable(DependencyError):
+    code, title = "source_unavailable", "The address does not answer now"
 
 
 class StreamInterrupted(DependencyError):
