@@ -28,7 +28,7 @@ def stranger(stack) -> Tenant:
     return Tenant(stack, name, stack.key_for(name))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def bystander(stack) -> Tenant:
     """A tenant that has never asked for anything of the owner's by its name."""
     name = stack.new_tenant()
