@@ -7,7 +7,6 @@ that finds its document taken over by a newer one has been superseded and change
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 import unicodedata
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from shared.errors import Conflict, InvalidName, NotFound
 from shared.jobs import iso
+from shared.knowledge.index.protocol import document_key
 from shared.storage import TRANSACTION_ENTITIES, Changed
 
 if TYPE_CHECKING:
@@ -58,11 +58,6 @@ def check_id(document: str) -> str:
             parameter="document",
         )
     return name
-
-
-def document_key(tenant: str, collection: str, document: str) -> str:
-    """A document's key in tables and blob names: 160 bits of the SHA-256 of its full name."""
-    return hashlib.sha256(f"{tenant}\0{collection}\0{document}".encode()).hexdigest()[:40]
 
 
 @dataclass(frozen=True, slots=True)

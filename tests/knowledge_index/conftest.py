@@ -40,7 +40,8 @@ DEFAULT = IndexedChunk(
 
 def make_chunk(**changes: Any) -> IndexedChunk:
     chunk = replace(DEFAULT, **changes)
-    key = chunk_key(chunk.tenant, chunk.collection, chunk.document, chunk.version, chunk.ordinal)
+    names = (chunk.tenant, chunk.collection, chunk.document, chunk.version, chunk.ordinal, chunk.layout)
+    key = chunk_key(*names)
     return replace(chunk, id=key)
 
 

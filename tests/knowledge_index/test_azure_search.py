@@ -17,7 +17,7 @@ from shared.errors import (
     PayloadTooLarge,
     RateLimited,
 )
-from shared.knowledge.index import IndexedChunk, IndexSpec, SearchRequest, open_index
+from shared.knowledge.index import DocumentVersion, IndexedChunk, IndexSpec, SearchRequest, open_index
 from shared.knowledge.index import azure_search as adapter
 
 from .search_service import KEY, Refused, SearchService
@@ -50,11 +50,22 @@ async def test_another_schema_is_a_conflict_that_names_the_field(service: Servic
     await adapter.AzureSearchIndex(service[1], SPEC, key=KEY).ensure()
     with pytest.raises(Conflict, match=r"'vector'.*dimensions 4"):
         await adapter.AzureSearchIndex(service[1], IndexSpec("chunks", 8), key=KEY).ensure()
-    service[0].indexes["chunks"]["fields"] = [
-        field for field in service[0].indexes["chunks"]["fields"] if field["name"] != "readers"
-    ]
-    with pytest.raises(Conflict, match="no field 'readers'"):
-        await adapter.AzureSearchIndex(service[1], SPEC, key=KEY).ensure()
+
+
+async def test_a_field_that_is_new_is_added_to_an_index_in_use(service: Service, chunk: Make) -> None:
+    await adapter.AzureSearchIndex(service[1], SPEC, key=KEY).ensure()
+    fields = service[0].indexes["chunks"]["fields"]
+    service[0].indexes["chunks"]["fields"] = [field for field in fields if field["name"] != "layout"]
+    index = adapter.AzureSearchIndex(service[1], SPEC, key=KEY)
+    await index.ensure()
+    names = [field["name"] for field in service[0].indexes["chunks"]["fields"]]
+    assert sorted(names) == sorted(field["name"] for field in fields)
+    await index.upload([chunk()])
+    next(iter(service[0].documents["chunks"].values()))["layout"] = None  # a chunk from before
+    listed = await index.document_versions("acme", "handbook")
+    assert listed == [DocumentVersion("travel.md", 1, 1, layout=0)]
+    assert (await index.search(ANYONE)).hits == ()
+    await index.close()
 
 
 async def test_a_missing_index_is_named(service: Service, chunk: Make) -> None:

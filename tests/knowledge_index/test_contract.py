@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -26,6 +27,7 @@ from shared.knowledge.index import (
     SearchIndex,
     SearchRequest,
     VersionRange,
+    document_key,
     parse_filter,
 )
 
@@ -267,6 +269,58 @@ async def test_reconciliation_lists_versions_with_their_chunks(index: SearchInde
         DocumentVersion("a.md", 2, 2),
         DocumentVersion("b/ü 'x'.md", 7, 2),
     ]
+
+
+async def test_a_search_stays_within_the_layout_that_is_asked_for(index: SearchIndex, chunk: Make) -> None:
+    await index.upload([chunk(layout=layout, text=f"Cut number {layout}") for layout in (1, 2)])
+    await index.upload([chunk(layout=3, collection="secrets", text="Cut number 3")])
+
+    async def texts(**layouts: int) -> list[str]:
+        request = replace(
+            ANYONE, collections=("handbook", "secrets"), layouts=layouts, text="number", count=True
+        )
+        result = await index.search(request)
+        assert result.count == len(result.hits)
+        return sorted(hit.chunk.text for hit in result.hits)
+
+    assert await texts() == ["Cut number 1"]
+    assert await texts(handbook=2) == ["Cut number 2"]
+    assert await texts(handbook=2, secrets=3) == ["Cut number 2", "Cut number 3"]
+    assert await texts(handbook=3, secrets=2) == []
+
+
+async def test_one_layout_is_deleted_and_the_other_left(index: SearchIndex, chunk: Make) -> None:
+    await index.upload([chunk(layout=layout, version=v) for layout in (1, 2) for v in (1, 2)])
+    assert await index.delete_document("acme", "handbook", "travel.md", VersionRange(only=2), layout=1) == 1
+    assert await index.document_versions("acme", "handbook") == [
+        DocumentVersion("travel.md", 1, 1, 1),
+        DocumentVersion("travel.md", 1, 1, 2),
+        DocumentVersion("travel.md", 2, 1, 2),
+    ]
+    assert await index.delete_collection("acme", "handbook", layout=2) == 2
+    assert await index.document_versions("acme", "handbook") == [DocumentVersion("travel.md", 1, 1, 1)]
+
+
+async def test_a_chunk_made_since_is_spared(index: SearchIndex, chunk: Make) -> None:
+    moments = [datetime(2026, 3, day, tzinfo=UTC) for day in (1, 2, 3)]
+    await index.upload([chunk(ordinal=n, updated=moment) for n, moment in enumerate(moments)])
+    assert await index.delete_document("acme", "handbook", "travel.md", made_before=moments[1]) == 1
+    assert await index.count("acme", "handbook") == 2
+
+
+async def test_a_listing_can_be_had_page_by_page(index: SearchIndex, chunk: Make) -> None:
+    names = [f"{n}.md" for n in range(8)]
+    await index.upload([chunk(document=name, ordinal=n) for name in names for n in range(2)])
+    keys = sorted(document_key("acme", "handbook", name) for name in names)
+    bounds = ["", keys[3], keys[6], ""]
+    pages = [
+        await index.document_versions("acme", "handbook", first=first, last=last)
+        for first, last in pairwise(bounds)
+    ]
+    assert [len(page) for page in pages] == [3, 3, 2]
+    assert sorted(item for page in pages for item in page) == await index.document_versions(
+        "acme", "handbook"
+    )
 
 
 async def test_a_listing_goes_past_the_largest_page(index: SearchIndex, chunk: Make) -> None:

@@ -9,6 +9,7 @@ from shared.errors import InvalidParameter
 from shared.knowledge.index.filters import And, AnyOf, Eq, Filter, In, Ne, Not, Or, Range, parse_filter
 from shared.knowledge.index.protocol import (
     ALL_VERSIONS,
+    FIRST_LAYOUT,
     DocumentVersion,
     FacetValue,
     Hit,
@@ -19,10 +20,12 @@ from shared.knowledge.index.protocol import (
     SearchResult,
     VersionRange,
     chunk_key,
+    document_key,
 )
 
 __all__ = [
     "ALL_VERSIONS",
+    "FIRST_LAYOUT",
     "And",
     "AnyOf",
     "DocumentVersion",
@@ -42,6 +45,7 @@ __all__ = [
     "SearchResult",
     "VersionRange",
     "chunk_key",
+    "document_key",
     "open_index",
     "parse_filter",
 ]

@@ -12,10 +12,11 @@ import json
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from shared.errors import Conflict, IndexUnavailable, InternalError, PayloadTooLarge, RateLimited
-from shared.knowledge.index.filters import And, AnyOf, Eq, Filter, In, Ne, Range
+from shared.knowledge.index.filters import And, AnyOf, Eq, Filter, In, Or, Range
 from shared.knowledge.index.odata import render
 from shared.knowledge.index.protocol import (
     ALL_VERSIONS,
@@ -29,6 +30,7 @@ from shared.knowledge.index.protocol import (
     SearchResult,
     VersionRange,
     from_payload,
+    listed_versions,
     nothing_found,
     to_payload,
 )
@@ -72,11 +74,15 @@ class AzureSearchIndex:
         definition = index_definition(self._spec)
         async with self._management() as management, self._translated_errors():
             try:
-                found = await management.get_index(self._spec.name)
+                found = (await management.get_index(self._spec.name)).as_dict()
             except ResourceNotFoundError:
                 await management.create_or_update_index(SearchIndex(definition))
                 return
-        _check_schema(found.as_dict(), definition)
+            # The service adds fields to an index that is in use; chunks that are there have no value in them.
+            if missing := _missing_fields(found, definition):
+                found["fields"] += missing
+                await management.create_or_update_index(SearchIndex(found))
+        _check_schema(found, definition)
 
     async def upload(self, chunks: Sequence[IndexedChunk]) -> None:
         actions = []
@@ -87,29 +93,28 @@ class AzureSearchIndex:
             await self._index(batch)
 
     async def delete_document(
-        self, tenant: str, collection: str, document: str, versions: VersionRange = ALL_VERSIONS
+        self,
+        tenant: str,
+        collection: str,
+        document: str,
+        versions: VersionRange = ALL_VERSIONS,
+        *,
+        layout: int | None = None,
+        made_before: datetime | None = None,
     ) -> int:
-        clauses: list[Filter] = [Eq("tenant", tenant), Eq("collection", collection), Eq("document", document)]
-        if versions.below is not None:
-            clauses.append(Range("version", lt=versions.below))
-        elif versions.only is not None:
-            clauses.append(Eq("version", versions.only))
-        elif versions.except_for is not None:
-            clauses.append(Ne("version", versions.except_for))
+        clauses = [*_owned(tenant, collection, layout), Eq("document", document), *versions.clauses()]
+        if made_before is not None:
+            clauses.append(Range("updated", lt=made_before))
         return await self._delete(And(tuple(clauses)))
 
-    async def delete_collection(self, tenant: str, collection: str) -> int:
-        return await self._delete(And((Eq("tenant", tenant), Eq("collection", collection))))
+    async def delete_collection(self, tenant: str, collection: str, *, layout: int | None = None) -> int:
+        return await self._delete(And(_owned(tenant, collection, layout)))
 
     async def search(self, request: SearchRequest) -> SearchResult:
         request.check()
         if request.finds_nothing:
             return nothing_found(request)
-        access = (
-            Eq("tenant", request.tenant),
-            In("collection", request.collections),
-            AnyOf("readers", request.readers),
-        )
+        access = (Eq("tenant", request.tenant), _in_layouts(request), AnyOf("readers", request.readers))
         admitted = render(And(access if request.filter is None else (*access, request.filter)))
         hits, (count, facets) = await asyncio.gather(
             self._hits(request, admitted), self._totals(request, admitted)
@@ -117,26 +122,27 @@ class AzureSearchIndex:
         ranked = request.semantic and bool(request.text)
         return SearchResult(hits=tuple(hits), count=count, facets=facets, semantic=ranked)
 
-    async def document_versions(self, tenant: str, collection: str) -> list[DocumentVersion]:
-        counts: Counter[tuple[str, int]] = Counter()
-        which = And((Eq("tenant", tenant), Eq("collection", collection)))
-        async for item in self._listed(which, ["id", "document", "version"]):
-            counts[item["document"], item["version"]] += 1
-        return [DocumentVersion(document, version, n) for (document, version), n in sorted(counts.items())]
+    async def document_versions(
+        self, tenant: str, collection: str, *, first: str = "", last: str = ""
+    ) -> list[DocumentVersion]:
+        counts: Counter[tuple[str, int, int]] = Counter()
+        clauses = _owned(tenant, collection)
+        if first or last:
+            clauses = (*clauses, Range("id", ge=first or None, lt=last or None))
+        async for item in self._listed(And(clauses), ["id", "document", "version", "layout"]):
+            # A chunk from before there were layouts has none: it belongs to no layout that is searched.
+            counts[item["document"], item["version"], item["layout"] or 0] += 1
+        return listed_versions(counts)
 
     async def digest(self, tenant: str, collection: str) -> str:
         digest = ContentDigest()
-        async for item in self._listed(
-            And((Eq("tenant", tenant), Eq("collection", collection))), _CHUNK_FIELDS
-        ):
+        async for item in self._listed(And(_owned(tenant, collection)), _CHUNK_FIELDS):
             digest.add(item)
         return digest.hexdigest()
 
     async def count(self, tenant: str, collection: str, document: str | None = None) -> int:
-        clauses: list[Filter] = [Eq("tenant", tenant), Eq("collection", collection)]
-        if document is not None:
-            clauses.append(Eq("document", document))
-        count, _ = await self._counted(render(And(tuple(clauses))), ())
+        of_document = () if document is None else (Eq("document", document),)
+        count, _ = await self._counted(render(And((*_owned(tenant, collection), *of_document))), ())
         return count
 
     async def close(self) -> None:
@@ -257,6 +263,22 @@ class AzureSearchIndex:
             raise PayloadTooLarge("A batch is too large for the search service.") from error
 
 
+def _owned(tenant: str, collection: str, layout: int | None = None) -> tuple[Filter, ...]:
+    whose = (Eq("tenant", tenant), Eq("collection", collection))
+    return whose if layout is None else (*whose, Eq("layout", layout))
+
+
+def _in_layouts(request: SearchRequest) -> Filter:
+    """Each collection in the one layout that is to be searched."""
+    by_layout: dict[int, list[str]] = {}
+    for collection in request.collections:
+        by_layout.setdefault(request.layout_of(collection), []).append(collection)
+    parts = tuple(
+        And((Eq("layout", layout), In("collection", tuple(names)))) for layout, names in by_layout.items()
+    )
+    return parts[0] if len(parts) == 1 else Or(parts)
+
+
 def _without_retries() -> dict[str, Any]:
     from azure.core.pipeline.policies import AsyncRetryPolicy
 
@@ -374,6 +396,7 @@ def index_definition(spec: IndexSpec) -> dict[str, Any]:
     fields += [
         _field("version", "Edm.Int32", filterable=True, facetable=True),
         _field("page", "Edm.Int32", filterable=True),
+        _field("layout", "Edm.Int32", filterable=True),
         *(_field(name, "Edm.Int32") for name in _PLAIN_NUMBERS),
         _field("updated", "Edm.DateTimeOffset", filterable=True, sortable=True),
         _field("tags", "Collection(Edm.String)", filterable=True, facetable=True),
@@ -418,13 +441,16 @@ def _field(name: str, kind: str, **capabilities: Any) -> dict[str, Any]:
     return {"name": name, "type": kind, "retrievable": True, **off, **capabilities}
 
 
+def _missing_fields(found: dict[str, Any], wanted: dict[str, Any]) -> list[dict[str, Any]]:
+    present = {field["name"] for field in found["fields"]}
+    return [field for field in wanted["fields"] if field["name"] not in present]
+
+
 def _check_schema(found: dict[str, Any], wanted: dict[str, Any]) -> None:
-    """Raise ``Conflict`` where the service's index lacks a field, or has one of another kind."""
+    """Raise ``Conflict`` where a field of the service's index is of another kind."""
     present = {field["name"]: field for field in found["fields"]}
     for field in wanted["fields"]:
-        other = present.get(field["name"])
-        if other is None:
-            raise Conflict(f"The index {wanted['name']!r} has no field {field['name']!r}.")
+        other = present[field["name"]]
         for capability in ("type", "dimensions", "filterable", "facetable"):
             # `filterable` and `facetable` may be there without being needed; types must agree.
             if field.get(capability) and field[capability] != other.get(capability):

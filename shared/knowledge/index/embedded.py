@@ -15,6 +15,7 @@ from array import array
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -66,12 +67,21 @@ class EmbeddedIndex:
             await self._call("upload", compact)
 
     async def delete_document(
-        self, tenant: str, collection: str, document: str, versions: VersionRange = ALL_VERSIONS
+        self,
+        tenant: str,
+        collection: str,
+        document: str,
+        versions: VersionRange = ALL_VERSIONS,
+        *,
+        layout: int | None = None,
+        made_before: datetime | None = None,
     ) -> int:
-        return await self._call("delete_document", tenant, collection, document, versions)
+        return await self._call(
+            "delete_document", tenant, collection, document, versions, layout, made_before
+        )
 
-    async def delete_collection(self, tenant: str, collection: str) -> int:
-        return await self._call("delete_collection", tenant, collection)
+    async def delete_collection(self, tenant: str, collection: str, *, layout: int | None = None) -> int:
+        return await self._call("delete_collection", tenant, collection, layout)
 
     async def search(self, request: SearchRequest) -> SearchResult:
         request.check()
@@ -81,8 +91,10 @@ class EmbeddedIndex:
             request = replace(request, vector=array("f", request.vector))
         return await self._call("search", request)
 
-    async def document_versions(self, tenant: str, collection: str) -> list[DocumentVersion]:
-        return await self._call("document_versions", tenant, collection)
+    async def document_versions(
+        self, tenant: str, collection: str, *, first: str = "", last: str = ""
+    ) -> list[DocumentVersion]:
+        return await self._call("document_versions", tenant, collection, first, last)
 
     async def digest(self, tenant: str, collection: str) -> str:
         return await self._call("digest", tenant, collection)

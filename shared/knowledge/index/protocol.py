@@ -15,10 +15,11 @@ from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from shared.errors import InvalidParameter
-from shared.knowledge.index.filters import FACETABLE_FIELDS, Filter, check_filter
+from shared.knowledge.index.filters import FACETABLE_FIELDS, Eq, Filter, Ne, Range, check_filter
 
 MAX_TOP = 1000  # Azure AI Search returns at most 1,000 results a page
 MAX_SKIP = 100_000  # Azure AI Search: $skip may not exceed 100,000
+FIRST_LAYOUT = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +27,8 @@ class IndexedChunk:
     """A piece of one version of a document. ``vector`` is None in whatever a search returns.
 
     ``start`` and ``end`` are character offsets in the document's text; ``readers`` are the principals who
-    may read it, such as ``tenant:*``, ``user:alice`` or ``group:hr``.
+    may read it, such as ``tenant:*``, ``user:alice`` or ``group:hr``. ``layout`` numbers the way in which the
+    collection was cut and embedded: the same version may lie beside itself in two layouts.
     """
 
     id: str
@@ -47,13 +49,20 @@ class IndexedChunk:
     tags: tuple[str, ...]
     updated: datetime
     readers: tuple[str, ...]
+    layout: int = FIRST_LAYOUT
     vector: Sequence[float] | None = None
 
 
-def chunk_key(tenant: str, collection: str, document: str, version: int, ordinal: int) -> str:
+def document_key(tenant: str, collection: str, document: str) -> str:
+    """A document's key in tables, blob names and chunk ids: 160 bits of the SHA-256 of its full name."""
+    return hashlib.sha256(f"{tenant}\0{collection}\0{document}".encode()).hexdigest()[:40]
+
+
+def chunk_key(
+    tenant: str, collection: str, document: str, version: int, ordinal: int, layout: int = FIRST_LAYOUT
+) -> str:
     """The same chunk's id every time: letters, digits and hyphens only, as Azure AI Search keys demand."""
-    owner = json.dumps([tenant, collection, document], ensure_ascii=True).encode()
-    return f"{hashlib.sha256(owner).hexdigest()[:40]}-{version}-{ordinal}"
+    return f"{document_key(tenant, collection, document)}-{layout}-{version}-{ordinal}"
 
 
 def to_payload(chunk: IndexedChunk) -> dict[str, Any]:
@@ -77,6 +86,7 @@ def to_payload(chunk: IndexedChunk) -> dict[str, Any]:
         "tags": list(chunk.tags),
         "updated": format_instant(chunk.updated),
         "readers": list(chunk.readers),
+        "layout": chunk.layout,
     }
 
 
@@ -116,6 +126,7 @@ class IndexSpec:
 class SearchRequest:
     """A query over collections of one tenant, as one caller may see them.
 
+    ``layouts`` names the layout of each collection that is to be searched; the first where it names none.
     Without ``readers`` or ``collections`` nothing is found. With ``text`` and ``vector`` the ranking is
     hybrid; with neither, chunks come in order of id. ``count`` and ``facets`` cover all chunks that the
     filter and the caller's access admit, whatever the query ranks.
@@ -132,6 +143,10 @@ class SearchRequest:
     facets: tuple[str, ...] = ()
     count: bool = False
     semantic: bool = False
+    layouts: Mapping[str, int] = field(default_factory=dict)
+
+    def layout_of(self, collection: str) -> int:
+        return self.layouts.get(collection, FIRST_LAYOUT)
 
     def check(self) -> None:
         """Raise ``InvalidParameter`` or ``InvalidFilter`` for what no index can answer."""
@@ -194,15 +209,34 @@ class VersionRange:
         if sum(bound is not None for bound in (self.below, self.only, self.except_for)) > 1:
             raise InvalidParameter("A range of versions has one bound.")
 
+    def clauses(self) -> tuple[Filter, ...]:
+        """The range as conditions of a filter; none for every version."""
+        if self.below is not None:
+            return (Range("version", lt=self.below),)
+        if self.only is not None:
+            return (Eq("version", self.only),)
+        return () if self.except_for is None else (Ne("version", self.except_for),)
+
 
 ALL_VERSIONS = VersionRange()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, order=True)
 class DocumentVersion:
+    """One version of a document in one layout, and how many chunks it has there."""
+
     document: str
     version: int
     chunks: int
+    layout: int = FIRST_LAYOUT
+
+
+def listed_versions(chunks: Mapping[tuple[str, int, int], int]) -> list[DocumentVersion]:
+    """Chunks counted by document, version and layout, as `SearchIndex.document_versions` gives them."""
+    return sorted(
+        DocumentVersion(document, version, count, layout)
+        for (document, version, layout), count in chunks.items()
+    )
 
 
 class ContentDigest:
@@ -233,21 +267,37 @@ class SearchIndex(Protocol):
         ...
 
     async def delete_document(
-        self, tenant: str, collection: str, document: str, versions: VersionRange = ALL_VERSIONS
+        self,
+        tenant: str,
+        collection: str,
+        document: str,
+        versions: VersionRange = ALL_VERSIONS,
+        *,
+        layout: int | None = None,
+        made_before: datetime | None = None,
     ) -> int:
-        """Delete the chunks of these versions of a document; return how many there were."""
+        """Delete the chunks of these versions of a document; return how many there were.
+
+        With ``layout`` those of that layout alone; with ``made_before`` those alone that are older.
+        """
         ...
 
-    async def delete_collection(self, tenant: str, collection: str) -> int:
-        """Delete every chunk of a collection; return how many there were."""
+    async def delete_collection(self, tenant: str, collection: str, *, layout: int | None = None) -> int:
+        """Delete every chunk of a collection, or of one layout of it; return how many there were."""
         ...
 
     async def search(self, request: SearchRequest) -> SearchResult:
         """The chunks that the caller may read, best first."""
         ...
 
-    async def document_versions(self, tenant: str, collection: str) -> list[DocumentVersion]:
-        """Which versions of which documents have chunks, sorted: what reconciliation compares."""
+    async def document_versions(
+        self, tenant: str, collection: str, *, first: str = "", last: str = ""
+    ) -> list[DocumentVersion]:
+        """Which versions of which documents have chunks, sorted: what reconciliation compares.
+
+        ``first`` and ``last`` bound the `document_key` of the documents: from ``first`` up to but without
+        ``last``, so that a collection can be listed page by page.
+        """
         ...
 
     async def digest(self, tenant: str, collection: str) -> str:

@@ -22,6 +22,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Generator, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -40,6 +41,7 @@ from shared.knowledge.index.protocol import (
     VersionRange,
     format_instant,
     from_payload,
+    listed_versions,
     to_payload,
 )
 
@@ -47,7 +49,7 @@ if TYPE_CHECKING:
     import qdrant_edge as edge
 
 DENSE, TERMS = "dense", "terms"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 FUSION_DEPTH = 100  # candidates of each ranking; the depth of the published baselines
 SLICE_CHUNKS = 64  # written at a time, about 15 ms, so that a search waits no longer than that
 SCROLL_CHUNKS = 1000  # read at a time by listings
@@ -63,9 +65,9 @@ NO_GRAPH_THRESHOLD_KILOBYTES = 10**9
 # Every condition of a filter costs 5 to 10 ms over 100,000 chunks, so two derived fields make one condition
 # each of what nearly every request asks for: whose chunk it is, and who may find it there.
 OWNER = "owner"  # tenant and collection
-ACCESS = "access"  # tenant, collection and reader, once for each reader
+ACCESS = "access"  # tenant, collection, layout and reader, once for each reader
 _KEYWORDS = (OWNER, ACCESS, "document", "title", "tags", "source", "media_type")
-_INTEGERS = ("version", "page")
+_INTEGERS = ("version", "page", "layout")
 
 
 class Shard:
@@ -86,7 +88,10 @@ class Shard:
         if file.exists():
             found = json.loads(file.read_text(encoding="utf-8"))
             if found != wanted:
-                raise Conflict(f"The embedded index was made with {found}, but {wanted} is configured.")
+                raise Conflict(
+                    f"The embedded index was made with {found}, but {wanted} is configured. Remove its "
+                    "folder: reconciliation fills it again from what was read of the documents."
+                )
         else:
             file.write_text(json.dumps(wanted), encoding="utf-8")
 
@@ -164,23 +169,26 @@ class Shard:
             vectors[TERMS] = terms
         payload = to_payload(chunk)
         payload[OWNER] = _joined(chunk.tenant, chunk.collection)
-        payload[ACCESS] = [_joined(chunk.tenant, chunk.collection, reader) for reader in chunk.readers]
+        shelf = (chunk.tenant, chunk.collection, str(chunk.layout))
+        payload[ACCESS] = [_joined(*shelf, reader) for reader in chunk.readers]
         return self._edge.Point(point_id(chunk.id), vectors, payload)
 
     def delete_document(
-        self, tenant: str, collection: str, document: str, versions: VersionRange
+        self,
+        tenant: str,
+        collection: str,
+        document: str,
+        versions: VersionRange,
+        layout: int | None,
+        made_before: datetime | None,
     ) -> Generator[None, None, int]:
-        clauses: list[Filter] = [Eq(OWNER, _joined(tenant, collection)), Eq("document", document)]
-        if versions.below is not None:
-            clauses.append(Range("version", lt=versions.below))
-        elif versions.only is not None:
-            clauses.append(Eq("version", versions.only))
-        elif versions.except_for is not None:
-            clauses.append(Ne("version", versions.except_for))
-        return self._delete(And(tuple(clauses)))
+        of_document = (Eq(OWNER, _joined(tenant, collection)), Eq("document", document))
+        return self._delete(And((*of_document, *versions.clauses(), *_made(layout, made_before))))
 
-    def delete_collection(self, tenant: str, collection: str) -> Generator[None, None, int]:
-        return self._delete(Eq(OWNER, _joined(tenant, collection)))
+    def delete_collection(
+        self, tenant: str, collection: str, layout: int | None
+    ) -> Generator[None, None, int]:
+        return self._delete(And((Eq(OWNER, _joined(tenant, collection)), *_made(layout, None))))
 
     def _delete(self, which: Filter) -> Generator[None, None, int]:
         rendered = self._filter(which)
@@ -197,11 +205,13 @@ class Shard:
             clauses.append(Eq("document", document))
         return self._shard.count(self._edge.CountRequest(filter=self._filter(And(tuple(clauses)))))
 
-    def document_versions(self, tenant: str, collection: str) -> list[DocumentVersion]:
-        counts: Counter[tuple[str, int]] = Counter()
-        for payload in self._scroll(tenant, collection, ["document", "version"]):
-            counts[payload["document"], payload["version"]] += 1
-        return [DocumentVersion(document, version, n) for (document, version), n in sorted(counts.items())]
+    def document_versions(self, tenant: str, collection: str, first: str, last: str) -> list[DocumentVersion]:
+        # The library orders nothing by a text, so a page costs a look at every chunk: 1 s for 100,000.
+        counts: Counter[tuple[str, int, int]] = Counter()
+        for payload in self._scroll(tenant, collection, ["id", "document", "version", "layout"]):
+            if payload["id"] >= first and (not last or payload["id"] < last):
+                counts[payload["document"], payload["version"], payload["layout"]] += 1
+        return listed_versions(counts)
 
     def digest(self, tenant: str, collection: str) -> str:
         digest = ContentDigest()
@@ -337,9 +347,19 @@ def point_id(chunk_id: str) -> str:
 
 
 def _admitted(request: SearchRequest) -> Filter:
-    readings = itertools.product((request.tenant,), request.collections, request.readers)
-    access = AnyOf(ACCESS, tuple(_joined(*reading) for reading in readings))
+    readings = (
+        _joined(request.tenant, collection, str(request.layout_of(collection)), reader)
+        for collection in request.collections
+        for reader in request.readers
+    )
+    access = AnyOf(ACCESS, tuple(readings))
     return access if request.filter is None else And((access, request.filter))
+
+
+def _made(layout: int | None, before: datetime | None) -> tuple[Filter, ...]:
+    """The conditions that narrow a deletion."""
+    in_layout = () if layout is None else (Eq("layout", layout),)
+    return in_layout if before is None else (*in_layout, Range("updated", lt=before))
 
 
 def _joined(*names: str) -> str:
