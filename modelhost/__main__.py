@@ -24,7 +24,8 @@ import uvicorn
 from modelhost import weights
 from modelhost.chat import ChatModel
 from modelhost.embeddings import Embedder
-from modelhost.server import EMBEDDING_MODEL, ModelServer
+from modelhost.reranking import Reranker
+from modelhost.server import EMBEDDING_MODEL, RERANKING_MODEL, ModelServer
 
 DEFAULT_PORT = 8090
 # Time that answers in the making get after a signal, and what is left to say that they were cut short;
@@ -72,17 +73,18 @@ def main(arguments: list[str] | None = None) -> int:
         return _refuse(f"cannot listen on {options.host}:{options.port}: {error.strerror or error}")
     try:
         embedder = Embedder(options.threads) if options.embedding_model != "none" else None
+        reranker = Reranker(options.threads) if options.reranking_model != "none" else None
         chat = _chat_model(options.chat_model, options.chat_model_sha256, options.threads)
     except weights.WeightsError as error:
         return _refuse(str(error))
-    server = ModelServer(embedder, chat, api_key)
+    server = ModelServer(embedder, reranker, chat, api_key)
     config = uvicorn.Config(
         server.app,
         log_config=None,
         access_log=False,
         timeout_graceful_shutdown=DRAIN_SECONDS + FAREWELL_SECONDS,
     )
-    _Uvicorn(config, server, _announcement(listener, embedder, chat)).run(sockets=[listener])
+    _Uvicorn(config, server, _announcement(listener, embedder, reranker, chat)).run(sockets=[listener])
     return 0
 
 
@@ -94,6 +96,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--chat-model", default="smollm2", help="smollm2, the path of a GGUF file, or none")
     parser.add_argument("--chat-model-sha256", help="digest that the GGUF file of --chat-model must have")
     parser.add_argument("--embedding-model", default=EMBEDDING_MODEL, choices=[EMBEDDING_MODEL, "none"])
+    parser.add_argument("--reranking-model", default=RERANKING_MODEL, choices=[RERANKING_MODEL, "none"])
     parser.add_argument("--api-key", help="asked of clients; also read from MODELHOST_API_KEY")
     return parser
 
@@ -145,10 +148,13 @@ def _chat_model(choice: str, sha256: str | None, threads: int) -> ChatModel | No
     return ChatModel(path.stem, path, threads)
 
 
-def _announcement(listener: socket.socket, embedder: Embedder | None, chat: ChatModel | None) -> str:
+def _announcement(
+    listener: socket.socket, embedder: Embedder | None, reranker: Reranker | None, chat: ChatModel | None
+) -> str:
     host, port = listener.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
     names = [EMBEDDING_MODEL] if embedder else []
+    names += [RERANKING_MODEL] if reranker else []
     names += [f"{chat.name} (loading)"] if chat else []
     return f"modelhost ready on http://{shown}:{port} models: {', '.join(names) or 'none'}"
 

@@ -15,6 +15,8 @@ import numpy as np
 # OpenAI's own limits: inputs of one embeddings call, stop sequences of one chat call.
 INPUTS_MAX = 2_048
 STOP_SEQUENCES_MAX = 4
+# Cohere's limit for one call of rerank ("Rerank API" in its reference).
+DOCUMENTS_MAX = 1_000
 # llama.cpp reads the seed as an unsigned 32-bit number, whose highest value means "random".
 SEED_MAX = 2**32 - 2
 # A bound on max_tokens that any context is smaller than; it keeps the number inside 32 bits.
@@ -66,6 +68,16 @@ class EmbeddingsRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class RerankRequest:
+    """Texts to be put in order for a query; ``top`` of them are wanted."""
+
+    model: str
+    query: str
+    documents: list[str]
+    top: int
+
+
+@dataclass(frozen=True, slots=True)
 class ChatRequest:
     """A checked chat request; ``sampling`` holds what goes to the engine as it is."""
 
@@ -100,6 +112,19 @@ def read_embeddings(body: dict[str, Any], deployment: str | None) -> EmbeddingsR
         as_base64=encoding_format == "base64",
         dimensions=_read_integer(body, "dimensions", 1, MAX_TOKENS_MAX),
     )
+
+
+def read_rerank(body: dict[str, Any], deployment: str | None) -> RerankRequest:
+    """The request in ``body``, in the form that Cohere, Jina and vLLM share. Raises ApiError."""
+    query, documents = body.get("query"), body.get("documents")
+    if not isinstance(query, str) or not query.strip():
+        invalid("query", "'query' must be a text that is not blank.")
+    if not isinstance(documents, list) or not all(isinstance(text, str) for text in documents):
+        invalid("documents", "'documents' must be a list of texts.")
+    if not 1 <= len(documents) <= DOCUMENTS_MAX:
+        invalid("documents", f"'documents' must hold 1 to {DOCUMENTS_MAX} texts.")
+    top = _read_integer(body, "top_n", 1, MAX_TOKENS_MAX)
+    return RerankRequest(_read_model(body, deployment), query, documents, top or len(documents))
 
 
 def read_chat(body: dict[str, Any], deployment: str | None) -> ChatRequest:
@@ -142,6 +167,14 @@ def embeddings_response(
     data = [{"object": "embedding", "index": index, "embedding": each} for index, each in enumerate(encoded)]
     usage = {"prompt_tokens": prompt_tokens, "total_tokens": prompt_tokens}
     return {"object": "list", "data": data, "model": model, "usage": usage}
+
+
+def rerank_response(asked: RerankRequest, scores: Sequence[float], tokens: int) -> dict[str, Any]:
+    """The answer of ``POST /rerank``: the best texts first, by their place in the request."""
+    order = sorted(range(len(scores)), key=lambda index: (-scores[index], index))[: asked.top]
+    results = [{"index": index, "relevance_score": scores[index]} for index in order]
+    usage = {"prompt_tokens": tokens, "total_tokens": tokens}
+    return {"object": "list", "results": results, "model": asked.model, "usage": usage}
 
 
 class ChatReply:

@@ -20,24 +20,33 @@ from starlette.types import Receive, Scope, Send
 
 from modelhost import openai_wire as wire
 from modelhost.chat import ChatBusy, ChatModel, Generation
-from modelhost.embeddings import DIMENSIONS, Embedder, InputTooLong, InvalidTokenId, QueueFull
+from modelhost.embeddings import DIMENSIONS, Embedder, InputTooLong, InvalidTokenId
 from modelhost.openai_wire import ApiError
+from modelhost.reranking import Reranker
+from modelhost.slices import QueueFull
 
 logger = logging.getLogger("modelhost")
 
 # The largest sensible body: 2,048 inputs of 1,300 characters, each escaped to six bytes.
 BODY_MAX_BYTES = 16 * 1024 * 1024
 EMBEDDING_MODEL = "minilm"
+RERANKING_MODEL = "minilm-rerank"
 
 Handler = Callable[[Request], Awaitable[Any]]
 Result = TypeVar("Result")
 
 
 class ModelServer:
-    """Serves an embedder and a chat model; either may be absent. ``app`` is the ASGI application."""
+    """Serves an embedder, a re-ranker and a chat model; each may be absent. ``app`` is the application."""
 
-    def __init__(self, embedder: Embedder | None, chat: ChatModel | None, api_key: str | None) -> None:
-        self._embedder, self._chat = embedder, chat
+    def __init__(
+        self,
+        embedder: Embedder | None,
+        reranker: Reranker | None,
+        chat: ChatModel | None,
+        api_key: str | None,
+    ) -> None:
+        self._embedder, self._reranker, self._chat = embedder, reranker, chat
         self._key_digest = _digest(api_key) if api_key else None
         self._started = int(time.time())
         self._loading: asyncio.Task[None] | None = None
@@ -58,8 +67,8 @@ class ModelServer:
             self._chat.cancel_all()
 
     def _routes(self) -> list[Route]:
-        models, embeddings, completions = map(
-            self._keyed, (self._models, self._embeddings, self._completions)
+        models, embeddings, rerank, completions = map(
+            self._keyed, (self._models, self._embeddings, self._rerank, self._completions)
         )
         routes = [
             Route("/health/live", _live, methods=["GET"]),
@@ -70,6 +79,7 @@ class ModelServer:
             routes += [
                 Route(f"{prefix}/models", models, methods=["GET"]),
                 Route(f"{prefix}/embeddings", embeddings, methods=["POST"]),
+                Route(f"{prefix}/rerank", rerank, methods=["POST"]),
                 Route(f"{prefix}/chat/completions", completions, methods=["POST"]),
             ]
         return routes
@@ -84,8 +94,9 @@ class ModelServer:
             await asyncio.wait([self._loading])
         if self._chat:
             await asyncio.to_thread(self._chat.close)
-        if self._embedder:
-            await asyncio.to_thread(self._embedder.close)
+        for model in (self._embedder, self._reranker):
+            if model:
+                await asyncio.to_thread(model.close)
 
     def _keyed(self, handler: Handler) -> Handler:
         """``handler``, behind the API key where one is set."""
@@ -104,6 +115,8 @@ class ModelServer:
         models: dict[str, dict[str, Any]] = {}
         if self._embedder:
             models[EMBEDDING_MODEL] = {"state": "ready"}
+        if self._reranker:
+            models[RERANKING_MODEL] = {"state": "ready"}
         if self._chat:
             models[self._chat.name] = {"state": self._chat.state, "in_flight": self._chat.in_flight}
         ready = all(model["state"] == "ready" for model in models.values())
@@ -112,6 +125,7 @@ class ModelServer:
 
     async def _models(self, _request: Request) -> Response:
         names = [EMBEDDING_MODEL] if self._embedder else []
+        names += [RERANKING_MODEL] if self._reranker else []
         names += [self._chat.name] if self._chat else []
         return JSONResponse(wire.model_list(names, self._started))
 
@@ -122,16 +136,19 @@ class ModelServer:
         if asked.dimensions not in (None, DIMENSIONS):
             wire.invalid("dimensions", f"This model has {DIMENSIONS} dimensions and cannot be shortened.")
         rows = await _tokenize(self._embedder, asked)
-        try:
-            future = self._embedder.submit(rows)
-        except QueueFull as full:
-            raise ApiError(
-                429, "rate_limit_exceeded", str(full), retry_after=full.retry_after_seconds
-            ) from None
-        vectors = await _unless_disconnected(request, asyncio.wrap_future(future))
+        vectors = await _inferred(request, self._embedder, rows)
         return JSONResponse(
             wire.embeddings_response(asked.model, vectors, sum(map(len, rows)), asked.as_base64)
         )
+
+    async def _rerank(self, request: Request) -> Response:
+        asked = wire.read_rerank(wire.read_json(await _read_body(request)), _deployment(request))
+        if not self._reranker or asked.model != RERANKING_MODEL:
+            raise _unknown_model(asked.model, "re-ranking")
+        pairs = [(asked.query, text) for text in asked.documents]
+        rows = await asyncio.to_thread(self._reranker.encode, pairs)
+        scores = await _inferred(request, self._reranker, rows)
+        return JSONResponse(wire.rerank_response(asked, scores.tolist(), sum(map(len, rows))))
 
     async def _completions(self, request: Request) -> Any:
         asked = wire.read_chat(wire.read_json(await _read_body(request)), _deployment(request))
@@ -268,6 +285,15 @@ def _raise_engine_error(event: dict[str, Any]) -> None:
 
 def _incomplete() -> ApiError:
     return ApiError(500, "generation_failed", "The answer ended before it was complete.")
+
+
+async def _inferred(request: Request, model: Embedder | Reranker, rows: list[Any]) -> Any:
+    """What ``model`` makes of ``rows``. Raises ApiError where too much waits, ClientDisconnect."""
+    try:
+        future = model.submit(rows)
+    except QueueFull as full:
+        raise ApiError(429, "rate_limit_exceeded", str(full), retry_after=full.retry_after_seconds) from None
+    return await _unless_disconnected(request, asyncio.wrap_future(future))
 
 
 async def _tokenize(embedder: Embedder, asked: wire.EmbeddingsRequest) -> list[Any]:

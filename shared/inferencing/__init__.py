@@ -1,6 +1,6 @@
-"""The model gateway: deployments, routing, failover; chat completions and embeddings."""
+"""The model gateway: deployments, routing, failover; chat completions, embeddings and re-ranking."""
 
-from .calls import CallContext, CallRecord, Completion, Embedded, Recorder, Usage
+from .calls import CallContext, CallRecord, Completion, Embedded, Recorder, Reranked, Usage
 from .catalogue import Catalogue, CatalogueError, Deployment, Kind, Model, parse_catalogue
 from .credentials import DeploymentCredentials
 from .gateway import Gateway
@@ -18,6 +18,7 @@ __all__ = [
     "Kind",
     "Model",
     "Recorder",
+    "Reranked",
     "Usage",
     "parse_catalogue",
 ]

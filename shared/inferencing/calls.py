@@ -80,6 +80,17 @@ class Embedded:
     usage: Usage
 
 
+@dataclass(frozen=True, slots=True)
+class Reranked:
+    """One score per document, in the order of the documents: the higher, the more relevant to the query.
+
+    Their scale is the model's own.
+    """
+
+    scores: list[float]
+    usage: Usage
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallRecord:
     """What one model call cost and how it ended; handed to the recorder exactly once per call.

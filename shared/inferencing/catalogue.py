@@ -28,6 +28,7 @@ class CatalogueError(ValueError):
 class Kind(StrEnum):
     CHAT = "chat"
     EMBEDDING = "embedding"
+    RERANK = "rerank"
 
 
 class Capability(StrEnum):
@@ -156,7 +157,7 @@ def parse_catalogue(text: str, settings: Mapping[str, str]) -> Catalogue:
 def _model(name: str, table: _Table, settings: Mapping[str, str]) -> Model:
     table.check(NAME.fullmatch(name) is not None, None, "a model's name is letters, digits, '.', '_', '-'")
     kind = Kind(table.choice("kind", tuple(Kind)))
-    embedding = kind is Kind.EMBEDDING
+    embedding, chat = kind is Kind.EMBEDDING, kind is Kind.CHAT
     deployments = tuple(_deployment(entry, settings) for entry in table.array("deployments"))
     table.check(bool(deployments), "deployments", "at least one deployment is needed")
     _check_interchangeable(table, deployments)
@@ -164,8 +165,8 @@ def _model(name: str, table: _Table, settings: Mapping[str, str]) -> Model:
         name=name,
         kind=kind,
         tokenizer=_tokenizer(table),
-        context_tokens=table.whole("context_tokens", None if not embedding else 0),
-        max_output_tokens=table.whole("max_output_tokens", None if not embedding else 0),
+        context_tokens=table.whole("context_tokens", None if chat else 0),
+        max_output_tokens=table.whole("max_output_tokens", None if chat else 0),
         can_synthesise=table.flag("can_synthesise", True),
         dimensions=table.whole("dimensions") if embedding else None,
         max_input_tokens=table.whole("max_input_tokens") if embedding else None,

@@ -22,7 +22,7 @@ from shared.errors import (
 )
 
 from .breaker import State
-from .calls import CallContext, CallRecord, Completion, Embedded, Recorder, Usage, discard
+from .calls import CallContext, CallRecord, Completion, Embedded, Recorder, Reranked, Usage, discard
 from .catalogue import Catalogue, Deployment, Kind, Model
 from .chat import (
     ASKING_MEMBER,
@@ -38,14 +38,18 @@ from .embeddings import batches, count_inputs, vectors_reader
 from .exchange import Chunk, JsonAnswer, Request, StreamAnswer, choices_of
 from .faults import DeploymentFault, FaultKind, Rejected
 from .pool import Demand, Member, Pool
+from .reranking import rerank_body, scores_reader
 from .wire import HttpWire, Wire
 
 log = logging.getLogger("groundwork.inferencing")
 
 CHAT = "chat/completions"
 EMBEDDINGS = "embeddings"
+RERANK = "rerank"
 # Batches of one ``embed`` that are under way together: enough to hide the network, not a stampede.
 BATCHES_IN_FLIGHT = 4
+# Of English text; a guess that only weighs a call against others where its model has no tokenizer.
+CHARACTERS_PER_TOKEN = 4
 # A deployment that answered this recently is taken to be up without being asked.
 FRESH_SECONDS = 30.0
 # A probe of an orchestrator waits a few seconds at most; the answer must come before.
@@ -149,6 +153,18 @@ class Gateway:
         vectors = [vector for exchange in exchanges for vector in exchange.answer.value]
         return Embedded(vectors, sum((exchange.usage for exchange in exchanges), Usage()))
 
+    async def rerank(
+        self, model: str, query: str, documents: Sequence[str], *, call: CallContext
+    ) -> Reranked:
+        """How relevant each document is to ``query``, in one request. Raises as ``complete`` does."""
+        entry = self._entry(model, Kind.RERANK)
+        body = rerank_body(query, documents)
+        tokens = sum(len(query) + len(text) for text in documents) // CHARACTERS_PER_TOKEN
+        request = Request(RERANK, body, False, scores_reader(len(documents)))
+        demand = Demand((RERANK, tokens.bit_length()), tokens, call.session, call.background)
+        exchange = await self._exchange(entry, request, demand, call, lambda _: Usage(tokens, estimated=True))
+        return Reranked(exchange.answer.value, exchange.usage)
+
     async def exchange_chat(self, model: str, body: Mapping[str, Any], *, call: CallContext) -> Exchange:
         """As ``complete``, with the answer as it was sent, for an edge that passes it on."""
         entry = self._entry(model, Kind.CHAT)
@@ -161,7 +177,7 @@ class Gateway:
     ) -> Exchange:
         """One embeddings request in the service's own format, passed on as it is."""
         entry = self._entry(model, Kind.EMBEDDING)
-        return await self._embed_batch(entry, body, len(str(body.get("input"))) // 4, call)
+        return await self._embed_batch(entry, body, len(str(body.get("input"))) // CHARACTERS_PER_TOKEN, call)
 
     async def stream_chunks(
         self, model: str, body: Mapping[str, Any], *, call: CallContext

@@ -68,6 +68,18 @@ api = "azure-v1"
 version = "1"
 data_zone = "eu"
 key_setting = "KEY_A"
+
+[models.rerank]
+kind = "rerank"
+
+[[models.rerank.deployments]]
+name = "a"
+endpoint = "${{A}}/v1"
+deployment = "ranker"
+api = "openai"
+version = "1"
+data_zone = "eu"
+key_setting = "KEY_A"
 """
 
 

@@ -95,6 +95,8 @@ class Upstream:
             return self._reset(request)
         if fault.mode == "garbage":
             return web.Response(body=b"<html>not json</html>", content_type="text/html")
+        if "documents" in body:
+            return web.json_response(self._ranking(body))
         if "input" in body:
             return web.json_response(self._embeddings(body))
         if body.get("stream"):
@@ -141,6 +143,14 @@ class Upstream:
             await asyncio.sleep(60)
         elif fault.mode == "error_event":
             await send({"error": fault.error})
+
+    def _ranking(self, body: dict[str, Any]) -> dict[str, Any]:
+        """The longest first, in the form of Cohere: ordered by relevance."""
+        lengths = sorted(((len(text), index) for index, text in enumerate(body["documents"])), reverse=True)
+        answer: dict[str, Any] = {
+            "results": [{"index": index, "relevance_score": float(length)} for length, index in lengths]
+        }
+        return answer | ({"usage": {"prompt_tokens": 30, "total_tokens": 30}} if self.reports_usage else {})
 
     def _embeddings(self, body: dict[str, Any]) -> dict[str, Any]:
         data = []

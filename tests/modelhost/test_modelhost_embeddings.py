@@ -10,17 +10,7 @@ import pytest
 from model_host_process import API_KEY, ModelHost
 from openai import AsyncOpenAI, AzureOpenAI, BadRequestError, NotFoundError, OpenAI
 
-from modelhost.embeddings import (
-    MAX_TOKENS,
-    QUEUED_TOKENS_MAX,
-    SHORT_RUN_SLICES,
-    SLICE_TOKENS,
-    QueueFull,
-    SliceQueue,
-    _Job,
-    _Row,
-    cut,
-)
+from modelhost.embeddings import MAX_TOKENS
 
 CAT = "The cat is asleep on the sofa."
 KITTEN = "A kitten naps on the couch."
@@ -185,77 +175,3 @@ def test_a_lone_surrogate_is_a_400(http: httpx2.Client):
 def test_a_body_over_16_mebibytes_is_refused(http: httpx2.Client):
     answer = http.post("/v1/embeddings", content=b" " * (16 * 1024 * 1024 + 1))
     assert (answer.status_code, answer.json()["error"]["code"]) == (413, "request_too_large")
-
-
-def rows(*lengths: int) -> list[_Row]:
-    job = _Job(np.empty((len(lengths), 384), dtype=np.float32), remaining=len(lengths))
-    return [_Row(np.zeros(length, dtype=np.int64), job, index) for index, length in enumerate(lengths)]
-
-
-def lengths(taken: list[_Row] | None) -> list[int]:
-    assert taken
-    return [len(row.ids) for row in taken]
-
-
-def test_slices_hold_texts_of_like_length_and_at_most_the_padded_size():
-    slices = cut(rows(*range(6, 257, 5)))
-    flat = [length for part in slices for length in lengths(part)]
-    assert flat == sorted(flat)
-    assert all(len(part) * lengths(part)[-1] <= SLICE_TOKENS for part in slices)
-    assert len(cut(rows(256, 256))) == 1
-    assert len(cut(rows(256, 256, 256))) == 2
-
-
-def test_a_short_request_is_taken_before_a_large_one_that_came_first():
-    queue = SliceQueue()
-    queue.put(cut(rows(*[200] * 8)))
-    queue.put(cut(rows(9)))
-    assert lengths(queue.take()) == [9]
-    assert lengths(queue.take()) == [200, 200]
-
-
-def test_waiting_short_requests_share_a_slice():
-    queue = SliceQueue()
-    for length in (9, 12, 10):
-        queue.put(cut(rows(length)))
-    assert lengths(queue.take()) == [9, 10, 12]
-
-
-def test_large_requests_are_not_starved_by_short_ones():
-    queue = SliceQueue()
-    queue.put(cut(rows(*[200] * 4)))
-    for _ in range(SHORT_RUN_SLICES + 1):
-        queue.put(cut(rows(256, 256)))
-    taken = [lengths(queue.take()) for _ in range(SHORT_RUN_SLICES + 1)]
-    assert taken == [[256, 256]] * SHORT_RUN_SLICES + [[200, 200]]
-
-
-def test_cancelled_work_is_skipped():
-    queue = SliceQueue()
-    cancelled, kept = rows(*[200] * 4), rows(9)
-    queue.put(cut(cancelled))
-    queue.put(cut(kept))
-    cancelled[0].job.future.cancel()
-    assert queue.take() == kept
-    queue.put(cut(rows(*[100] * 10)))
-    assert lengths(queue.take()) == [100] * 5
-
-
-def test_the_queue_refuses_what_exceeds_its_limit_and_takes_what_just_fits():
-    queue = SliceQueue()
-    filling = [256] * (QUEUED_TOKENS_MAX // 256)
-    queue.put(cut(rows(*filling[:-4])))
-    queue.put(cut(rows(*filling[-4:])))
-    with pytest.raises(QueueFull) as full:
-        queue.put(cut(rows(*[256] * 4)))
-    assert full.value.retry_after_seconds >= 1
-    queue.put(cut(rows(9)))  # short requests have a share of their own
-
-
-def test_closing_the_queue_cancels_what_waits_and_releases_the_worker():
-    queue = SliceQueue()
-    waiting = rows(200, 200, 200)
-    queue.put(cut(waiting))
-    queue.close()
-    assert waiting[0].job.future.cancelled()
-    assert queue.take() is None

@@ -13,18 +13,19 @@ from openai import AuthenticationError, AzureOpenAI, OpenAI
 
 from modelhost import weights
 
-NO_MODELS = ("--port", "0", "--chat-model", "none", "--embedding-model", "none")
+NO_MODELS = ("--port", "0", *(f"--{kind}-model=none" for kind in ("chat", "embedding", "reranking")))
 
 
 def test_the_models_are_listed(client: OpenAI, azure: AzureOpenAI):
-    assert [model.id for model in client.models.list()] == ["minilm", "smollm2"]
-    assert [model.id for model in azure.models.list()] == ["minilm", "smollm2"]
+    assert [model.id for model in client.models.list()] == ["minilm", "minilm-rerank", "smollm2"]
+    assert [model.id for model in azure.models.list()] == ["minilm", "minilm-rerank", "smollm2"]
 
 
 def test_probes_need_no_key_and_readiness_names_each_model(host: ModelHost):
     assert httpx2.get(f"{host.url}/health/live").json() == {"status": "live"}
     models = httpx2.get(f"{host.url}/health/ready").json()["models"]
-    assert {name: model["state"] for name, model in models.items()} == {"minilm": "ready", "smollm2": "ready"}
+    states = {name: model["state"] for name, model in models.items()}
+    assert states == dict.fromkeys(("minilm", "minilm-rerank", "smollm2"), "ready")
 
 
 @pytest.mark.parametrize("path", ["/v1/models", "/openai/v1/models", "/openai/models"])
@@ -52,7 +53,7 @@ def test_a_port_in_use_is_named_and_the_status_is_2():
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        process = start("--port", str(port), "--chat-model", "none", "--embedding-model", "none")
+        process = start(*NO_MODELS, "--port", str(port))
         _, complaint = process.communicate(timeout=60)
     assert process.returncode == 2
     assert f"cannot listen on 127.0.0.1:{port}" in complaint
@@ -70,7 +71,7 @@ def test_a_signal_ends_the_server_with_status_0(number: signal.Signals):
 
 
 def test_a_stream_that_outlives_the_time_to_drain_ends_with_an_error_event():
-    process = start("--port", "0", "--embedding-model", "none")
+    process = start("--port", "0", "--embedding-model", "none", "--reranking-model", "none")
     url = announced_url(process)
     wait_until_ready(url)
     count = [{"role": "user", "content": "Count from 1 to 1000: 1, 2, 3, 4, 5, 6, 7, 8, 9, 10,"}]
