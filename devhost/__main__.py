@@ -6,6 +6,7 @@ import os
 import sys
 from pathlib import Path
 
+from devhost import failpoints
 from devhost.errors import DevHostError
 from devhost.keys import load_keys
 from devhost.logs import set_up_logging
@@ -46,6 +47,8 @@ def _run(arguments: argparse.Namespace) -> int:
     for name, value in read_local_settings(settings_file).items():
         os.environ.setdefault(name, value)
     settings = dict(os.environ)
+    if point := settings.get(failpoints.SETTING):
+        failpoints.arm(point)
     options = read_host_options(app_dir, settings)
     keys = load_keys(data_dir / "keys.json")
     set_up_logging(options.log_levels, arguments.log_format, keys.all)

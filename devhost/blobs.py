@@ -13,6 +13,7 @@ from typing import Any
 
 from azure.functions.meta import Datum
 
+from devhost import failpoints
 from devhost.bindings import Bindings, encode_message, send_message
 from devhost.connections import Connections
 from devhost.errors import AppLoadError
@@ -172,6 +173,7 @@ class BlobListener:
         # Counted before the try: a blob that kills the host must become poison too.
         self._save(name, Receipt(etag, attempts, done=False))
         succeeded = await self._run(name, content, properties)
+        failpoints.passed("blob.handled")
         if succeeded:
             self._finish(name, Receipt(etag, attempts, done=True))
         elif attempts >= self._options.poison_blob_threshold:

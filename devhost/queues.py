@@ -12,6 +12,7 @@ from typing import Any
 
 from azure.functions.meta import Datum
 
+from devhost import failpoints
 from devhost.bindings import Bindings, send_message
 from devhost.connections import Connections
 from devhost.invocation import Invoker
@@ -155,6 +156,7 @@ class QueueListener:
         return True
 
     async def _settle(self, message: Any, succeeded: bool) -> None:
+        failpoints.passed("queue.handled")
         if succeeded:
             await self._delete(message)
         elif message.dequeue_count >= self._options.max_dequeue_count:

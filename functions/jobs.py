@@ -15,6 +15,7 @@ from azurefunctions.extensions.http.fastapi import JSONResponse, Response
 from functions.activities import activity
 from functions.http import Call, Client, accepted, event_stream, route, sse
 from functions.services import services
+from shared import failpoints
 from shared.errors import Conflict, Hidden, InvalidParameter, NotFound, StorageUnavailable
 from shared.identity import Principal, Role
 from shared.jobs import POLL_SECONDS, Job, Kind, State, Ticket, derived_id, new_id, status_document
@@ -45,6 +46,7 @@ async def start_job(client: Client | None, job: Job) -> None:
             # meanwhile; if it was not, the announcement stands and the timer tries again.
             if not await _exists(client, job.ticket.instance):
                 raise StorageUnavailable("The job could not be started yet.", retry_after=5) from error
+    failpoints.passed("start.created")
     await services().jobs.started(job.id)
 
 

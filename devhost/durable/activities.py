@@ -9,6 +9,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
+from .. import failpoints
 from . import wire
 from .functions import Functions
 from .http_calls import HttpCaller, Poll
@@ -198,6 +199,7 @@ class Activities:
         return wire.failed(activity.task, reason, "", self._clock())
 
     def _finish(self, activity: Activity, event: str, success: bool) -> None:
+        failpoints.passed("activity.done")
         self.completed += 1
         self._done.append((activity, event, success))
         self._flush.set()

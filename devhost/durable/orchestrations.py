@@ -22,6 +22,7 @@ from typing import Any
 from azure.functions.durable_functions import OrchestrationTriggerConverter
 from azure.functions.meta import Datum
 
+from .. import failpoints
 from . import wire
 from .errors import NonDeterministic
 from .functions import Functions
@@ -359,7 +360,9 @@ class Orchestrations:
         if step.finished:
             events.append(_execution_completed(step.at, *step.finished))
         step.events = ",".join(events)
+        failpoints.passed("step.replayed")
         effects = await self._call(self._store.commit, step)
+        failpoints.passed("step.committed")
         self.steps += 1
         if not effects.committed or step.finished or step.next_execution:
             self.forget(instance.id)

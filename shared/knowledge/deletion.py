@@ -6,14 +6,16 @@ it. Its record stays as a tombstone, so that an ingestion which comes late canno
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from shared import failpoints
 from shared.jobs import Job, Jobs, Kind, State, Ticket
 from shared.knowledge.documents import Documents, DocumentState
 from shared.knowledge.index import VersionRange
 
 if TYPE_CHECKING:
-    from shared.knowledge.collections import Collections
+    from shared.knowledge.collections import Collection, Collections
     from shared.knowledge.content import ContentStore
     from shared.knowledge.indexes import Indexes
 
@@ -39,27 +41,39 @@ class Deletion:
     async def accept_document(
         self, tenant: str, collection: str, document: str, *, job_id: str, owner: str
     ) -> Job:
-        """Take a document out of sight and announce the job that removes it; `NotFound` where none is."""
-        await self._collections.get(tenant, collection)
+        """Take a document out of sight and announce the job that removes it; `NotFound` where none is.
+
+        A deletion that was broken off in here is completed by the next call with its id, or by its job: it
+        is the deletion of the version that was there when it began.
+        """
+        within = await self._collections.get(tenant, collection)
         if before := await self._jobs.find(tenant, job_id):
+            plan = await self._jobs.fetch(Ticket(tenant, job_id), "plan")
+            await self._documents.mark_deleted(tenant, collection, document, job_id, version=plan["version"])
             return before
-        await self._documents.get(tenant, collection, document)
-        await self._jobs.put(Ticket(tenant, job_id), "plan", {"document": document})
+        record = await self._documents.get(tenant, collection, document)
+        plan = {"document": document, "version": record.version}
+        await self._jobs.put(Ticket(tenant, job_id), "plan", plan)
         job = await self._jobs.create(
             tenant,
             Kind.DELETION,
             job_id=job_id,
             title=f"Delete {document}",
             collection=collection,
+            generation=within.generation,
             owner=owner,
             total=1,
         )
-        await self._documents.mark_deleted(tenant, collection, document, job_id)
+        failpoints.passed("delete.announced")
+        await self._documents.mark_deleted(tenant, collection, document, job_id, version=record.version)
+        failpoints.passed("delete.marked")
         return job
 
     async def accept_collection(self, tenant: str, collection: str, *, job_id: str, owner: str) -> Job:
         """Close a collection and announce the job that removes it with all that it holds."""
-        await self._collections.get(tenant, collection)
+        if before := await self._jobs.find(tenant, job_id):
+            return before
+        within = await self._collections.get(tenant, collection)
         await self._jobs.put(Ticket(tenant, job_id), "plan", {"document": None})
         job = await self._jobs.create(
             tenant,
@@ -67,6 +81,7 @@ class Deletion:
             job_id=job_id,
             title=f"Delete the collection {collection}",
             collection=collection,
+            generation=within.generation,
             owner=owner,
         )
         await self._collections.mark_deleting(tenant, collection)
@@ -75,38 +90,43 @@ class Deletion:
     async def run(self, ticket: Ticket) -> None:
         """Remove what the job names, and end the job."""
         job = await self._jobs.begin(ticket)
-        plan = await self._jobs.fetch(ticket, "plan") or {}
-        if plan.get("document") is None:
-            removed = await self._remove_collection(job)
+        # Every attempt has the same plan, which the first one keeps.
+        plan = await self._jobs.fetch(replace(ticket, attempt=1), "plan") or {}
+        collection = await self._collections.find(job.tenant, job.collection)
+        if collection is None or collection.generation != job.generation:
+            removed = 0  # its collection is gone, and all that was in it
+        elif plan.get("document") is None:
+            removed = await self._remove_collection(collection)
         else:
-            removed = await self._remove_document(job, plan["document"])
+            removed = await self._remove_document(job, collection, plan["document"], plan["version"])
         await self._jobs.report(ticket, "deletion", published=removed)
         await self._jobs.finish(ticket, State.SUCCEEDED, counts={"deleted": removed})
 
-    async def _remove_document(self, job: Job, document: str) -> int:
+    async def _remove_document(self, job: Job, collection: Collection, document: str, version: int) -> int:
+        await self._documents.mark_deleted(job.tenant, job.collection, document, job.id, version=version)
         record = await self._documents.find(job.tenant, job.collection, document)
-        collection = await self._collections.find(job.tenant, job.collection)
-        if record is None or collection is None or not record.tombstone:
+        if record is None or not record.tombstone:
             return 0
         # It may have been put again meanwhile: what that upload makes has versions above the tombstone.
         index = await self._indexes.of(collection.embedding_model)
         versions = VersionRange(below=record.tombstone)
         await index.delete_document(job.tenant, job.collection, document, versions)
+        failpoints.passed("delete.unindexed")
         await self._content.remove_deleted(self._documents, record)
         return 1
 
-    async def _remove_collection(self, job: Job) -> int:
-        collection = await self._collections.find(job.tenant, job.collection)
-        if collection is None:
-            return 0
+    async def _remove_collection(self, collection: Collection) -> int:
+        tenant, name = collection.tenant, collection.name
+        if not collection.deleting:
+            await self._collections.mark_deleting(tenant, name)
         # Records first: an embedding in flight looks at them after its upload, and takes back what it
         # uploaded after the index was cleared.
         removed = 0
-        async for record in self._documents.every(job.tenant, job.collection):
+        async for record in self._documents.every(tenant, name):
             removed += record.state is not DocumentState.DELETED
             await self._documents.remove(record)
         index = await self._indexes.of(collection.embedding_model)
-        await index.delete_collection(job.tenant, job.collection)
-        await self._content.remove_collection(job.tenant, job.collection)
-        await self._collections.remove(job.tenant, job.collection)
+        await index.delete_collection(tenant, name)
+        await self._content.remove_collection(tenant, name)
+        await self._collections.remove(tenant, name)
         return removed

@@ -272,11 +272,16 @@ class Documents:
         await self.change_all(tenant, collection, {upload.id: upload for upload in uploads}, next_version)
         return frozenset(revived)
 
-    async def mark_deleted(self, tenant: str, collection: str, document: str, job: str) -> None:
-        """Take a document out of sight; its deletion is a version of its own and beats those before it."""
+    async def mark_deleted(
+        self, tenant: str, collection: str, document: str, job: str, *, version: int
+    ) -> None:
+        """Take a document out of sight whose newest version is still ``version``.
+
+        Its deletion is a version of its own and beats those before it.
+        """
 
         def tombstone(_: None, record: Document | None) -> Document | None:
-            if record is None or record.state is DocumentState.DELETED:
+            if record is None or record.state is DocumentState.DELETED or record.version != version:
                 return None
             return replace(
                 record,

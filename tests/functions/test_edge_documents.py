@@ -8,11 +8,13 @@ import threading
 import time
 import urllib.parse
 from pathlib import Path
+from typing import Any
 
 import pytest
-from edge_tenant import Tenant, check_problem
+from edge_tenant import Tenant, check_problem, in_storage
 
 from shared.knowledge.media import Media
+from shared.storage import Storage
 
 SAMPLES = Path(__file__).parents[2] / "samples" / "documents"
 
@@ -341,3 +343,40 @@ def test_a_collection_deleted_during_an_ingestion_ends_that_job(tenant: Tenant):
     assert tenant.finished(deletion["id"])["state"] == "succeeded"
     tenant.collection(collection)
     assert tenant.search(collection, " ", count=True)["count"] == 0
+
+
+# --- deletions that were broken off ---
+
+
+def set_job(tenant: Tenant, job: str, **changes: Any) -> None:
+    """Set fields of a job's row, whatever its state."""
+
+    async def write(storage: Storage) -> None:
+        row = await storage.get_row("jobs", tenant.name, f"job:{job}")
+        assert row is not None
+        row.pop("etag")
+        await storage.put_row("jobs", {**row, **changes})
+
+    in_storage(tenant.stack.storage, write)
+
+
+def test_a_deletion_that_is_retried_removes_its_document_and_nothing_else(tenant: Tenant):
+    collection = tenant.collection()
+    for name in ("a.txt", "b.txt"):
+        tenant.put(collection, name, f"The pilot boarded {name}.")
+    job = tenant.call("DELETE", f"/api/collections/{collection}/documents/a.txt").json["id"]
+    tenant.finished(job)
+    set_job(tenant, job, state="failed")
+    assert tenant.call("POST", f"/api/jobs/{job}/retry").status == 202
+    assert tenant.finished(job)["state"] == "succeeded"
+    assert tenant.found(collection, "pilot") == ["b.txt"]
+
+
+def test_the_same_key_gives_the_same_deletion_of_a_collection(tenant: Tenant):
+    collection = tenant.collection()
+    path, key = f"/api/collections/{collection}", {"Idempotency-Key": "once"}
+    first = tenant.call("DELETE", path, headers=key)
+    assert tenant.call("DELETE", path, headers=key).json["id"] == first.json["id"]
+    tenant.finished(first.json["id"])
+    again = tenant.call("DELETE", path, headers=key)
+    assert (again.status, again.json["id"]) == (202, first.json["id"])

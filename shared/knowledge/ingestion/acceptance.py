@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from shared import failpoints
 from shared.errors import GroundworkError, InvalidRequest, NotFound, PayloadTooLarge
 from shared.identity import check_readers
 from shared.jobs import Job, Kind, Ticket
@@ -99,6 +100,7 @@ class Acceptance:
         shards = list(in_shards(uploads))
         for number, shard in enumerate(shards):
             await self._shards.put_manifest(ticket, number, shard)
+        failpoints.passed("accept.kept")
         job = await self._jobs.create(
             tenant,
             Kind.INGESTION,
@@ -109,12 +111,14 @@ class Acceptance:
             generation=within.generation,
             total=len(uploads),
         )
+        failpoints.passed("accept.announced")
         revived: set[str] = set()
         for shard in shards:
             revived |= await self._documents.accept(tenant, collection, shard, job_id)
         # A deletion at work may have removed the bytes of what was accepted only after that.
         pairs = zip(incoming, uploads, strict=True)
         await asyncio.gather(*(keep(*pair) for pair in pairs if pair[1].id in revived))
+        failpoints.passed("accept.recorded")
         # The plan comes last: it tells that every document has its version.
         await self._shards.put_plan(ticket, len(shards), len(uploads))
         return job

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from shared import failpoints
 from shared.inferencing.calls import CallContext
 from shared.knowledge.index import IndexedChunk, VersionRange
 from shared.knowledge.index.protocol import from_payload
@@ -63,7 +64,9 @@ class Embedding:
             for entry, vector in zip(batch, embedded.vectors, strict=True)
         ]
         index = await self._indexes.of(collection.embedding_model)
+        failpoints.passed("embed.embedded")
         await index.upload(chunks)
+        failpoints.passed("embed.uploaded")
         if await self._shards.outcomes(ticket, number) is not None:
             # The shard was settled while this ran: a second run of this step, overtaken by the first.
             await self._withdraw_overtaken(collection, index, chunks)

@@ -6,6 +6,7 @@ import unicodedata
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from shared import failpoints
 from shared.knowledge.documents import Upload
 from shared.knowledge.ingestion.shards import SHARD_BYTES, SHARD_DOCUMENTS, in_shards
 from shared.storage import INBOX
@@ -43,6 +44,7 @@ class Planning:
             plan = await self._plan_inbox(ticket, job, plan["inbox"])
         elif ticket.attempt > 1:
             plan = await self._plan_again(ticket, before, plan["shards"])
+        failpoints.passed("plan.laid_out")
         await self._jobs.begin(ticket, total=plan["documents"])
         return {"shards": plan["shards"], "in_flight": self._shards_in_flight}
 

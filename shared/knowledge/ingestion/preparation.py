@@ -10,6 +10,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from shared import failpoints
 from shared.errors import DocumentError, NotFound
 from shared.knowledge.documents import DocumentState
 from shared.knowledge.index import IndexedChunk, chunk_key
@@ -85,7 +86,9 @@ class Preparation:
             replace(document, batches=tuple(sorted(where.get(document.upload.id, ()))))
             for document, _ in read
         ]
+        failpoints.passed("prepare.read")
         await self._shards.put_prepared(ticket, number, PreparedShard(tuple(prepared), tuple(outcomes)))
+        failpoints.passed("prepare.noted")
         await self._jobs.report(
             ticket,
             shard_name(number),

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from shared import failpoints
 from shared.jobs import STATUS_ERRORS, State
 from shared.knowledge.documents import DocumentState
 from shared.knowledge.index import VersionRange
@@ -67,10 +68,14 @@ class Settlement:
             decided[outcome.id] = verdict
             return changed
 
+        failpoints.passed("commit.decided")
         after = await self._documents.change_all(ticket.tenant, collection.name, by_id, settle)
+        failpoints.passed("commit.flipped")
         await self._clean(collection, prepared, after)
+        failpoints.passed("commit.cleaned")
         done = list(decided.values())
         await self._shards.put_outcomes(ticket, number, done)
+        failpoints.passed("commit.noted")
         await self._jobs.report(
             ticket,
             shard_name(number),
@@ -117,6 +122,7 @@ class Settlement:
         elif counts.get("failed"):
             state = State.FAILED if counts["failed"] == total else State.PARTIAL
         await self._jobs.finish(ticket, state, counts=counts, errors=errors)
+        failpoints.passed("finish.ended")
         for number in range(plan.get("shards", 0)):
             await self._shards.drop_batches(ticket, number)
         return {"state": state.value, "counts": counts}
