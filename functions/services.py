@@ -5,6 +5,7 @@ Nothing here is built while the app is indexed; a process that only answers prob
 
 from __future__ import annotations
 
+import time
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from shared.authentication import Authentication
     from shared.files import Files
     from shared.inferencing import Catalogue, Gateway
+    from shared.inferencing.admission import Admission
     from shared.intelligence.answers import Answers
     from shared.jobs import Jobs
     from shared.keys import Keys
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from shared.knowledge.indexes import Indexes
     from shared.knowledge.ingestion import Ingestion
     from shared.knowledge.retrieval import Retrieval
+    from shared.limits import TenantLimits
     from shared.storage import Storage
 
 
@@ -119,7 +122,21 @@ class Services:
             self.catalogue,
             credentials=DeploymentCredentials(self.settings.environment, identity=identity),
             recorder=log_model_call,
+            admission=self.admission,
         )
+
+    @cached_property
+    def admission(self) -> Admission:
+        from shared.inferencing.admission import Admission
+        from shared.inferencing.rates import CallerRates
+
+        return Admission(self.limits.of, CallerRates(time.monotonic))
+
+    @cached_property
+    def limits(self) -> TenantLimits:
+        from shared.limits import TenantLimits
+
+        return TenantLimits(self.storage, self.settings.limits)
 
     @cached_property
     def indexes(self) -> Indexes:

@@ -13,9 +13,18 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
+from shared.limits import UNLIMITED, Limits, parse_limits
+
 APP_ROOT = Path(__file__).resolve().parent.parent
 _GUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _TENANT = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
+
+
+# They stop what runs away, not what is busy: a client of 64 connections on fast models stays below them.
+LIMITS = (
+    "user_requests_per_minute=12000,user_tokens_per_minute=20000000,"
+    "tenant_requests_per_minute=60000,tenant_tokens_per_minute=100000000"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +56,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("GROUNDWORK_MAX_DOCUMENT_BYTES", "largest document that is accepted, in bytes", "52428800"),
     Setting("GROUNDWORK_PARSER_WORKERS", "processes that read documents", "2"),
     Setting("GROUNDWORK_SHARDS_IN_FLIGHT", "shards of one ingestion that run at a time", "4"),
+    Setting("GROUNDWORK_LIMITS", "limits of model calls, name=value, unless a tenant has its own", LIMITS),
 )
 
 
@@ -89,6 +99,7 @@ class Settings:
     max_document_bytes: int
     parser_workers: int
     shards_in_flight: int
+    limits: Limits
     environment: Mapping[str, str] = field(repr=False)
 
     @classmethod
@@ -124,6 +135,7 @@ class Settings:
             max_document_bytes=reader.integer("GROUNDWORK_MAX_DOCUMENT_BYTES", 1, 1 << 40),
             parser_workers=reader.integer("GROUNDWORK_PARSER_WORKERS", 1, 64),
             shards_in_flight=reader.integer("GROUNDWORK_SHARDS_IN_FLIGHT", 1, 64),
+            limits=reader.limits("GROUNDWORK_LIMITS"),
             environment=dict(environment),
         )
         reader.raise_faults()
@@ -206,6 +218,13 @@ class _Reader:
             self.fault(name, f"a whole number from {least} to {most}")
             return least
         return int(value)
+
+    def limits(self, name: str) -> Limits:
+        try:
+            return parse_limits(self.text(name) or "")
+        except ValueError as error:
+            self.fault(name, f"name=value, name=value; {error}")
+            return UNLIMITED
 
     def file(self, name: str) -> Path:
         path = APP_ROOT / (self.text(name) or "")

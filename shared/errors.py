@@ -9,6 +9,7 @@
     │   ├── UrlRefused            400  an address that the app must not ask
     │   └── PromptTooLong         400
     ├── Unauthenticated           401
+    ├── BudgetExceeded            402  a job has reached its cost ceiling
     ├── Forbidden                 403
     │   └── QuotaExceeded         403  of what stays, such as documents
     │       └── QuotaExhausted    429  of what time gives back, such as jobs; retryable, the same code
@@ -94,6 +95,10 @@ class UrlRefused(InvalidRequest):
 
 class Unauthenticated(GroundworkError):
     code, title, status = "unauthenticated", "No valid credential was given", 401
+
+
+class BudgetExceeded(GroundworkError):
+    code, title, status = "budget_exceeded", "The cost ceiling is reached", 402
 
 
 class Forbidden(GroundworkError):

@@ -9,6 +9,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 
+@dataclass(frozen=True, slots=True)
+class JobAccount:
+    """The attempt of a job that pays for a call. ``ceiling`` is the most that the attempt may cost.
+
+    None leaves the ceiling to the tenant's limits.
+    """
+
+    job: str
+    attempt: int = 1
+    ceiling: float | None = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallContext:
     """Who calls a model, what for, and by when.
@@ -17,7 +29,10 @@ class CallContext:
     whole call with all its tries. ``session`` keeps calls of one conversation on one deployment while that
     one is healthy, which makes use of its prompt cache. ``data_zone`` restricts the call to deployments of
     that zone; without it the first deployment in the catalogue decides. ``background`` marks a call that
-    nobody waits for: it takes what the others leave, and no other ever waits for it.
+    nobody waits for: it takes what the others leave, and no other ever waits for it. That is how an
+    ingestion or a batch gets its share of its tenant's rates, see `CallerRates.admit`.
+
+    ``job`` is charged with the call, and refuses what it cannot afford.
     """
 
     tenant: str
@@ -27,6 +42,7 @@ class CallContext:
     deadline: float | None = None
     session: str | None = None
     data_zone: str | None = None
+    job: JobAccount | None = None
     background: bool = False
     correlation_id: str = field(default_factory=lambda: uuid.uuid4().hex)
 

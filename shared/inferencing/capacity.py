@@ -38,7 +38,6 @@ class InFlightLimit:
 # Azure checks limits per minute over windows of 1 to 10 s ("Manage Azure OpenAI quota").
 BURST_SECONDS = 10.0
 
-
 # What calls in the background leave of a burst: the size of one refusal's shrinking, above.
 BACKGROUND_RESERVE = 0.25
 
@@ -51,6 +50,7 @@ class RateBudget:
     """
 
     def __init__(self, per_minute: float) -> None:
+        self._per_minute = per_minute
         self._per_second = per_minute / 60
         self._most = max(1.0, self._per_second * BURST_SECONDS)
         self._reserve = self._most * BACKGROUND_RESERVE
@@ -68,6 +68,7 @@ class RateBudget:
         return max(0.0, (min(self._most, self._reserve + 1) - self._level) / self._per_second)
 
     def take(self, now: float, units: float, background: bool = False) -> None:
+        """Use ``units``; less than nothing gives back what was taken too much."""
         self._fill(now)
         if background:
             # The smallest budgets have no more than the one unit that every call may take.
@@ -75,6 +76,21 @@ class RateBudget:
             self._debt += max(0.0, units - spare)
             units = min(units, spare)
         self._level -= units
+
+    def share_left(self, now: float) -> float:
+        """How full it is: 1 at most, below 0 where it was overdrawn."""
+        self._fill(now)
+        return (self._level - self._debt) / self._most
+
+    def change_rate(self, now: float, per_minute: float) -> None:
+        """Fill at another rate from now on; what is left stays, as far as it fits."""
+        if per_minute == self._per_minute:
+            return
+        self._fill(now)
+        self._per_minute, self._per_second = per_minute, per_minute / 60
+        self._most = max(1.0, self._per_second * BURST_SECONDS)
+        self._reserve = self._most * BACKGROUND_RESERVE
+        self._level = min(self._most, self._level)
 
     def _fill(self, now: float) -> None:
         if self._filled_at is not None:

@@ -115,6 +115,7 @@ class Model:
     tokenizer: str | None
     context_tokens: int
     max_output_tokens: int
+    max_prompt_tokens: int | None
     can_synthesise: bool
     dimensions: int | None
     max_input_tokens: int | None
@@ -128,6 +129,11 @@ class Model:
     @property
     def version(self) -> str:
         return self.deployments[0].version
+
+    def cost_at_most(self, prompt_tokens: int, completion_tokens: int | None) -> float:
+        """What a call may cost, whichever deployment answers; an answer without a limit is a full one."""
+        completion = self.max_output_tokens if completion_tokens is None else completion_tokens
+        return max(member.cost(prompt_tokens, 0, completion) for member in self.deployments)
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +173,7 @@ def _model(name: str, table: _Table, settings: Mapping[str, str]) -> Model:
         tokenizer=_tokenizer(table),
         context_tokens=table.whole("context_tokens", None if chat else 0),
         max_output_tokens=table.whole("max_output_tokens", None if chat else 0),
+        max_prompt_tokens=table.whole("max_prompt_tokens", 0) or None if chat else None,
         can_synthesise=table.flag("can_synthesise", True),
         dimensions=table.whole("dimensions") if embedding else None,
         max_input_tokens=table.whole("max_input_tokens") if embedding else None,

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from shared.errors import InvalidParameter, PromptTooLong
+from shared.limits import UNLIMITED, Limits, lower
 
 from .calls import Usage
 from .catalogue import Capability, Model
@@ -22,25 +24,67 @@ CHARACTERS_PER_TOKEN = 4
 COUNT_IN_THREAD_CHARACTERS = 100_000
 
 
-async def check_prompt(model: Model, body: Mapping[str, Any]) -> int:
-    """An estimate of the tokens that the call will use at most, for rates.
+@dataclass(frozen=True, slots=True)
+class ChatDemand:
+    """A body that keeps to its limits, and the tokens that it may use.
 
-    Raises ``PromptTooLong`` with the exact count where prompt and completion exceed the context, and
-    ``InvalidParameter`` for messages or limits that are none. Counts only where the cap may be reached.
+    ``prompt_tokens`` are counted where a limit may be reached, and estimated elsewhere.
+    """
+
+    body: Mapping[str, Any]
+    prompt_tokens: int
+    completion_tokens: int | None
+
+    @property
+    def tokens(self) -> int:
+        return self.prompt_tokens + (self.completion_tokens or 0)
+
+
+async def check_chat(
+    model: Model, body: Mapping[str, Any], limits: Limits = UNLIMITED, *, exact: bool = False
+) -> ChatDemand:
+    """``body`` checked against the model and the tenant's limits, with the limit of its answer filled in.
+
+    Raises ``PromptTooLong`` with the exact count and the limit, and ``InvalidParameter`` for messages or
+    limits that are none. Counts only where a limit may be reached, or where ``exact`` asks for it. Where
+    the catalogue names no tokenizer the service guards the context, and estimates stand for counts.
     """
     messages = body.get("messages")
     if not isinstance(messages, list) or not messages:
         raise InvalidParameter("'messages' must be a list that is not empty.", parameter="messages")
-    completion_tokens = completion_limit(model, body)
-    limit = model.context_tokens - (completion_tokens or 0)
+    completion = completion_limit(model, body)
+    if completion is not None and limits.completion_tokens is not None:
+        _check_completion(completion, limits.completion_tokens)
     characters = sum(map(len, chat_texts(body)))
+    own = lower(limits.prompt_tokens, lower(model.max_prompt_tokens, _rest(limits, completion)))
+    context = model.context_tokens - (completion or 0)
     at_most = characters * MOST_TOKENS_PER_CHARACTER + MOST_TOKENS_AROUND_MESSAGE * (len(messages) + 1)
-    if at_most > limit and model.tokenizer is not None:
-        tokens = await _count(model.tokenizer, body, characters)
-        if tokens > limit:
-            detail = f"The prompt has {tokens} tokens; the limit is {limit}."
-            raise PromptTooLong(detail, tokens=tokens, limit=limit)
-    return characters // CHARACTERS_PER_TOKEN + (completion_tokens or 0)
+    doubtful = at_most > (context if own is None else min(context, own))
+    unsaid = completion is None and limits.request_tokens is not None
+    tokens, counted = characters // CHARACTERS_PER_TOKEN, False
+    if model.tokenizer is not None and (doubtful or unsaid or exact):
+        tokens, counted = await _count(model.tokenizer, body, characters), True
+    limit = own if not counted else context if own is None else min(context, own)
+    if limit is not None and tokens > limit:
+        detail = f"The prompt has {tokens} tokens; the limit is {limit:.0f}."
+        raise PromptTooLong(detail, tokens=tokens, limit=int(limit))
+    if completion is None:
+        allowed = lower(limits.completion_tokens, None if not unsaid else _rest(limits, tokens))
+        if allowed is not None and allowed < model.max_output_tokens:
+            completion = max(1, int(allowed))
+            body = {**body, "max_completion_tokens": completion}
+    return ChatDemand(body, tokens, completion)
+
+
+def _rest(limits: Limits, used: float | None) -> float | None:
+    """What is left of a whole request's tokens; an answer takes one at least."""
+    return None if limits.request_tokens is None else limits.request_tokens - (used or 1)
+
+
+def _check_completion(asked: int, limit: float) -> None:
+    if asked > limit:
+        detail = f"The completion may have {limit:.0f} tokens; {asked} were asked for."
+        raise InvalidParameter(detail, parameter="max_completion_tokens", limit=int(limit))
 
 
 def completion_limit(model: Model, body: Mapping[str, Any]) -> int | None:

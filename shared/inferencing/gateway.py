@@ -20,14 +20,16 @@ from shared.errors import (
     PromptTooLong,
     StreamInterrupted,
 )
+from shared.limits import UNLIMITED, Limits
 
+from .account import Account
+from .admission import Admission
 from .breaker import State
-from .calls import CallContext, CallRecord, Completion, Embedded, Recorder, Reranked, Usage, discard
+from .calls import CallContext, Completion, Embedded, Recorder, Reranked, Usage, discard
 from .catalogue import Catalogue, Deployment, Kind, Model
 from .chat import (
     ASKING_MEMBER,
-    check_prompt,
-    completion_limit,
+    check_chat,
     estimate_usage,
     needed_capabilities,
     read_completion,
@@ -38,6 +40,7 @@ from .embeddings import batches, count_inputs, vectors_reader
 from .exchange import Chunk, JsonAnswer, Request, StreamAnswer, choices_of
 from .faults import DeploymentFault, FaultKind, Rejected
 from .pool import Demand, Member, Pool
+from .rates import Charge
 from .reranking import rerank_body, scores_reader
 from .wire import HttpWire, Wire
 
@@ -80,7 +83,8 @@ class Gateway:
     """Balances model calls over deployments, fails over, and protects both sides.
 
     ``credentials`` gives the headers that authorise a request to a deployment. ``recorder`` gets one
-    ``CallRecord`` for every call, however it ends. Bound to the event loop of its first call.
+    ``CallRecord`` for every call, however it ends. ``admission`` refuses calls above their limits; without
+    it only the catalogue limits them. Bound to the event loop of its first call.
     """
 
     def __init__(
@@ -92,11 +96,13 @@ class Gateway:
         random: random_module.Random | None = None,
         recorder: Recorder = discard,
         wire: Wire | None = None,
+        admission: Admission | None = None,
     ) -> None:
         self.catalogue = catalogue
         self._credentials = credentials
         self._clock = clock
         self._recorder = recorder
+        self._admission = admission
         self._wire = wire or HttpWire()
         random = random or random_module.Random()
         self._dispatchers = {
@@ -161,16 +167,14 @@ class Gateway:
         body = rerank_body(query, documents)
         tokens = sum(len(query) + len(text) for text in documents) // CHARACTERS_PER_TOKEN
         request = Request(RERANK, body, False, scores_reader(len(documents)))
-        demand = Demand((RERANK, tokens.bit_length()), tokens, call.session, call.background)
-        exchange = await self._exchange(entry, request, demand, call, lambda _: Usage(tokens, estimated=True))
+        exchange = await self._exchange_input(entry, request, tokens, call)
         return Reranked(exchange.answer.value, exchange.usage)
 
     async def exchange_chat(self, model: str, body: Mapping[str, Any], *, call: CallContext) -> Exchange:
         """As ``complete``, with the answer as it was sent, for an edge that passes it on."""
         entry = self._entry(model, Kind.CHAT)
-        demand = await self._chat_demand(entry, body, call, "answer")
-        request = Request(CHAT, body, False, read_completion)
-        return await self._exchange(entry, request, demand, call, lambda a: _estimate(entry, body, a))
+        ask = await self._chat_ask(entry, body, call, stream=False)
+        return await self._exchange(entry, ask, call, lambda answer: _estimate(entry, body, answer))
 
     async def exchange_embeddings(
         self, model: str, body: Mapping[str, Any], *, call: CallContext
@@ -184,13 +188,13 @@ class Gateway:
     ) -> AsyncGenerator[Chunk, None]:
         """As ``stream``, with each chunk as it was sent, for an edge that passes it on."""
         entry = self._entry(model, Kind.CHAT)
-        demand = await self._chat_demand(entry, body, call, "stream")
-        request = Request(CHAT, body, True, read_completion)
+        ask = await self._chat_ask(entry, body, call, stream=True)
         usage_wanted = bool((body.get("stream_options") or {}).get("include_usage"))
-        account = _Account(self, entry, call)
+        account = Account(entry, call, self._clock, self._recorder)
         text: list[str] = []
         try:
-            account.opened = opened = await self._open(entry, request, demand, call, account.tries)
+            account.charge = await self._admit(ask, call)
+            account.opened = opened = await self._open(entry, ask, call, account.tries)
             account.begun_at = self._clock()
             assert isinstance(opened.answer, StreamAnswer)
             while (chunk := await self._next_chunk(opened, call, account)) is not None:
@@ -234,32 +238,53 @@ class Gateway:
             raise InvalidParameter(f"The model {name!r} is of the kind {model.kind}, not {kind}.")
         return model
 
-    async def _chat_demand(
-        self, entry: Model, body: Mapping[str, Any], call: CallContext, form: str
-    ) -> Demand:
-        tokens = await check_prompt(entry, body)
+    async def _chat_ask(
+        self, entry: Model, body: Mapping[str, Any], call: CallContext, *, stream: bool
+    ) -> Ask:
+        limits = await self._limits(call)
+        demand = await check_chat(entry, body, limits, exact=call.job is not None)
         # Answers of at most alike lengths take alike times.
-        shape = (form, (completion_limit(entry, body) or 0).bit_length())
-        return Demand(shape, tokens, call.session, call.background, needed_capabilities(body))
+        shape = ("stream" if stream else "answer", (demand.completion_tokens or 0).bit_length())
+        return Ask(
+            Request(CHAT, demand.body, stream, read_completion),
+            Demand(shape, demand.tokens, call.session, call.background, needed_capabilities(body)),
+            limits,
+            entry.cost_at_most(demand.prompt_tokens, demand.completion_tokens),
+        )
 
     async def _embed_batch(
         self, entry: Model, body: Mapping[str, Any], tokens: int, call: CallContext
     ) -> Exchange:
         request = Request(EMBEDDINGS, body, False, vectors_reader(entry, body))
-        demand = Demand((EMBEDDINGS, tokens.bit_length()), tokens, call.session, call.background)
-        return await self._exchange(entry, request, demand, call, lambda _: Usage(tokens, estimated=True))
+        return await self._exchange_input(entry, request, tokens, call)
+
+    async def _exchange_input(
+        self, entry: Model, request: Request, tokens: int, call: CallContext
+    ) -> Exchange:
+        """The exchange of a request that uses the tokens of its input alone."""
+        ask = Ask(
+            request,
+            Demand((request.operation, tokens.bit_length()), tokens, call.session, call.background),
+            await self._limits(call),
+            entry.cost_at_most(tokens, 0),
+        )
+        return await self._exchange(entry, ask, call, lambda _: Usage(tokens, estimated=True))
+
+    async def _limits(self, call: CallContext) -> Limits:
+        return UNLIMITED if self._admission is None else await self._admission.limits_of(call.tenant)
+
+    async def _admit(self, ask: Ask, call: CallContext) -> Charge | None:
+        if self._admission is None:
+            return None
+        return await self._admission.admit(call, ask.limits, ask.demand.tokens, ask.cost)
 
     async def _exchange(
-        self,
-        entry: Model,
-        request: Request,
-        demand: Demand,
-        call: CallContext,
-        estimate: Callable[[JsonAnswer], Usage],
+        self, entry: Model, ask: Ask, call: CallContext, estimate: Callable[[JsonAnswer], Usage]
     ) -> Exchange:
-        account = _Account(self, entry, call)
+        account = Account(entry, call, self._clock, self._recorder)
         try:
-            account.opened = opened = await self._open(entry, request, demand, call, account.tries)
+            account.charge = await self._admit(ask, call)
+            account.opened = opened = await self._open(entry, ask, call, account.tries)
             opened.lease.succeeded()
             assert isinstance(opened.answer, JsonAnswer)
             account.usage = opened.answer.usage or estimate(opened.answer)
@@ -271,16 +296,14 @@ class Gateway:
         finally:
             account.settle()
 
-    async def _open(
-        self, entry: Model, request: Request, demand: Demand, call: CallContext, tries: list[str]
-    ) -> Opened:
+    async def _open(self, entry: Model, ask: Ask, call: CallContext, tries: list[str]) -> Opened:
         dispatcher = self._dispatcher(entry, call)
-        _check_supported(entry, dispatcher.pool, demand)
+        _check_supported(entry, dispatcher.pool, ask.demand)
         deadline = self._clock() + entry.timeouts.total_seconds
         if call.deadline is not None:
             deadline = min(deadline, call.deadline)
         try:
-            return await dispatcher.open(request, demand, deadline, tries)
+            return await dispatcher.open(ask.request, ask.demand, deadline, tries)
         except Rejected as rejected:
             raise rejection_error(rejected) from rejected
 
@@ -291,7 +314,7 @@ class Gateway:
             raise InvalidParameter(f"The model {entry.name!r} has no deployment in the data zone {zone!r}.")
         return dispatcher
 
-    async def _next_chunk(self, opened: Opened, call: CallContext, account: _Account) -> Chunk | None:
+    async def _next_chunk(self, opened: Opened, call: CallContext, account: Account) -> Chunk | None:
         assert isinstance(opened.answer, StreamAnswer)
         lease, asked_at = opened.lease, self._clock()
         try:
@@ -341,50 +364,22 @@ class Gateway:
 
 
 @dataclass(frozen=True, slots=True)
+class Ask:
+    """A request that keeps to its limits, what it needs of a deployment, and what it may cost."""
+
+    request: Request
+    demand: Demand
+    limits: Limits
+    cost: float
+
+
+@dataclass(frozen=True, slots=True)
 class Exchange:
     """A whole answer, who gave it, and what it cost."""
 
     answer: JsonAnswer
     deployment: str
     usage: Usage
-
-
-class _Account:
-    """What is recorded of one call, whichever way it ends."""
-
-    def __init__(self, gateway: Gateway, model: Model, call: CallContext) -> None:
-        self._gateway = gateway
-        self._model = model
-        self._call = call
-        self._started = gateway._clock()
-        self.opened: Opened | None = None
-        self.tries: list[str] = []
-        self.begun_at: float | None = None
-        self.longest_gap = 0.0
-        self.outcome = "cancelled"
-        self.usage = Usage()
-
-    def settle(self) -> None:
-        deployment = self.opened.lease.deployment if self.opened else None
-        usage = self.usage
-        prices = (usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens)
-        record = CallRecord(
-            call=self._call,
-            model=self._model.name,
-            kind=self._model.kind.value,
-            model_version=deployment.version if deployment else self._model.version,
-            deployment=deployment.name if deployment else "",
-            outcome=self.outcome,
-            usage=usage,
-            estimated_cost=deployment.cost(*prices) if deployment else 0.0,
-            upstream_calls=len(self.tries),
-            seconds=self._gateway._clock() - self._started,
-            seconds_to_first_token=None if self.begun_at is None else self.begun_at - self._started,
-        )
-        try:
-            self._gateway._recorder(record)
-        except Exception as error:  # a call that was answered must not fail in its bookkeeping
-            log.error("call_not_recorded", extra={"error": type(error).__name__})
 
 
 def rejection_error(rejected: Rejected) -> GroundworkError:

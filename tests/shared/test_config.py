@@ -42,6 +42,7 @@ def test_every_fault_is_named_at_once_with_the_form_expected():
                 "GROUNDWORK_MAX_DOCUMENT_BYTES": "much",
                 "GROUNDWORK_PARSER_WORKERS": "0",
                 "GROUNDWORK_SHARDS_IN_FLIGHT": "65",
+                "GROUNDWORK_LIMITS": "user_requests=5",
             }
         )
     faults = dict(re.findall(r"(\w+): expected ([^;]+)", str(caught.value)))
@@ -54,6 +55,7 @@ def test_every_fault_is_named_at_once_with_the_form_expected():
         "GROUNDWORK_MAX_DOCUMENT_BYTES",
         "GROUNDWORK_PARSER_WORKERS",
         "GROUNDWORK_SHARDS_IN_FLIGHT",
+        "GROUNDWORK_LIMITS",
     }
     assert faults["GROUNDWORK_PARSER_WORKERS"] == "a whole number from 1 to 64"
     assert "secret" not in str(caught.value)
