@@ -54,10 +54,12 @@ def _run(arguments: argparse.Namespace) -> int:
     set_up_logging(options.log_levels, arguments.log_format, keys.all)
     os.chdir(app_dir)  # where the worker runs an app
     from devhost.host import Host
-    from devhost.server import base_url, bind, run_loop, serve
+    from devhost.server import base_url, bind, bound_to, run_loop, serve
 
     listener = bind(arguments.host, arguments.port)
     address = base_url(listener)
+    # The app may ask from where it can be reached; Azure and the Core Tools say so by the same name.
+    os.environ["WEBSITE_HOSTNAME"] = bound_to(listener)
 
     async def serve_app() -> int:
         host = Host(app_dir, data_dir, options, settings, keys, address)

@@ -90,6 +90,7 @@ class HttpFront:
         if level != "anonymous" and not self._keys.opens(level, _sent_key(scope)):
             await Response(status_code=401)(scope, receive, send)
             return
+        _append_caller(scope)
         invocation = self._invoker.begin(plan, scope["headers"])
         started = _Started(send, self._event_streams, asyncio.current_task())
         error: BaseException | None = None
@@ -234,6 +235,12 @@ def _failure(error: BaseException) -> Response:
     if isinstance(error, HTTPException):
         return JSONResponse({"detail": error.detail}, error.status_code, dict(error.headers or {}))
     return PlainTextResponse("Internal Server Error", 500)
+
+
+def _append_caller(scope: Scope) -> None:
+    """As Azure's front end does: the last address of X-Forwarded-For is no client's word."""
+    if scope["client"]:
+        scope["headers"] = [*scope["headers"], (b"x-forwarded-for", scope["client"][0].encode())]
 
 
 async def _refuse_websocket(scope: Scope, receive: Receive, send: Send) -> None:

@@ -53,6 +53,12 @@ def bind(host: str, port: int) -> socket.socket:
     return listener
 
 
+def bound_to(listener: socket.socket) -> str:
+    """The address and port that `listener` is bound to, which may be every address there is."""
+    host, port = listener.getsockname()[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 def base_url(listener: socket.socket) -> str:
     """The address under which this machine reaches `listener`."""
     host, port = listener.getsockname()[:2]
@@ -83,6 +89,7 @@ async def serve(host: Host, listener: socket.socket, announce: Callable[[], None
             ws="none",
             log_config=None,
             access_log=False,
+            proxy_headers=False,
             timeout_keep_alive=KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=CLOSE_CONNECTIONS_SECONDS,
         )

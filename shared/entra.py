@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import contextlib
 import json
 import logging
 import time
@@ -181,20 +182,25 @@ class _Issuer:
             self._fetched = self._clock()
 
     async def _published(self) -> dict[str, Any]:
-        import jwt
-
         metadata = await self._fetch(f"{self.name}/.well-known/openid-configuration")
         if metadata["issuer"] != self.name:
             raise ValueError("the metadata is another issuer's")
         address = str(metadata["jwks_uri"])
         if not address.startswith(self.name.partition("://")[0] + "://"):
             raise ValueError("the keys are published without TLS")
-        published = (await self._fetch(address))["keys"]
-        return {
-            str(each["kid"]): jwt.PyJWK(each, ALGORITHM).key
-            for each in published
-            if each.get("kty") == "RSA" and each.get("use", "sig") == "sig" and "kid" in each
-        }
+        return _signing_keys((await self._fetch(address))["keys"])
+
+
+def _signing_keys(published: Any) -> dict[str, Any]:
+    """The RSA keys among what an issuer publishes; one that cannot be read does not hide the others."""
+    import jwt
+
+    keys: dict[str, Any] = {}
+    for each in published if isinstance(published, list) else ():
+        if isinstance(each, Mapping) and each.get("kty") == "RSA" and each.get("use", "sig") == "sig":
+            with contextlib.suppress(jwt.PyJWTError, ValueError, TypeError, KeyError):
+                keys[str(each["kid"])] = jwt.PyJWK(dict(each), ALGORITHM).key
+    return keys
 
 
 async def fetch_json(address: str) -> Mapping[str, Any]:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
+import subprocess
+import sys
 
 import pytest
 
-from shared.config import APP_ROOT, SETTINGS, ConfigurationError, Settings
+from shared.config import APP_ROOT, SETTINGS, ConfigurationError, Settings, refuse_unguarded_ingress
 
 ENDPOINTS = {
     "GroundworkStorage__blobServiceUri": "https://a.blob.core.windows.net",
@@ -134,3 +137,87 @@ def test_every_setting_that_the_source_names_is_in_the_table():
     used = set(re.findall(r'reader\.\w+\(\s*"([A-Za-z_]+)"', source))
     assert used - {"GroundworkStorage"} <= {setting.name for setting in SETTINGS}
     assert len(used) > 8
+
+
+# --- who is believed ---
+
+ENTRA_TENANT = "11111111-2222-3333-4444-555555555555"
+ENTRA = {"GROUNDWORK_ENTRA_AUDIENCE": "api", "GROUNDWORK_ENTRA_TENANTS": f"{ENTRA_TENANT}=harbour"}
+INGRESS = {**ENTRA, "GROUNDWORK_TRUSTED_INGRESS": "app-service"}
+
+
+def test_entra_tenants_stand_for_tenants_of_ours():
+    entra = Settings.parse({**LAPTOP, **ENTRA, "GROUNDWORK_ENTRA_AUTHORITY": "https://login.example/"}).entra
+    assert entra is not None
+    assert (entra.authority, entra.audience) == ("https://login.example", ("api",))
+    assert entra.tenants == {ENTRA_TENANT: "harbour"}
+    two = f"{ENTRA_TENANT.upper()} = harbour , {ENTRA_TENANT[:-1]}6=quay"
+    parsed = Settings.parse({**LAPTOP, **ENTRA, "GROUNDWORK_ENTRA_TENANTS": two}).entra
+    assert parsed is not None
+    assert parsed.tenants == {ENTRA_TENANT: "harbour", f"{ENTRA_TENANT[:-1]}6": "quay"}
+    assert Settings.parse(LAPTOP).entra is None
+
+
+@pytest.mark.security("API2", "API8")
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"GROUNDWORK_ENTRA_TENANTS": "common=harbour"},
+        {"GROUNDWORK_ENTRA_TENANTS": f"{ENTRA_TENANT}=Harbour"},
+        {"GROUNDWORK_ENTRA_TENANTS": ENTRA_TENANT},
+        {"GROUNDWORK_ENTRA_TENANTS": ""},
+        {"GROUNDWORK_ENTRA_AUDIENCE": ""},
+        {"GROUNDWORK_ENTRA_AUTHORITY": "http://login.example"},
+        {"GROUNDWORK_ENTRA_AUTHORITY": "http://127.0.0.1.evil.example"},
+    ],
+)
+def test_entra_settings_that_would_let_in_anyone_are_refused(change: dict[str, str]):
+    with pytest.raises(ConfigurationError, match="GROUNDWORK_ENTRA"):
+        Settings.parse({**LAPTOP, **ENTRA, **change})
+
+
+@pytest.mark.security("API8")
+@pytest.mark.parametrize(
+    ("platform", "starts"),
+    [
+        ({}, False),
+        ({"WEBSITE_HOSTNAME": "app.azurewebsites.net"}, False),
+        ({"WEBSITE_HOSTNAME": "0.0.0.0:7071"}, False),
+        ({"WEBSITE_HOSTNAME": "127.0.0.1.evil.example"}, False),
+        ({"WEBSITE_HOSTNAME": "app.azurewebsites.net", "WEBSITE_AUTH_ENABLED": "False"}, False),
+        ({"WEBSITE_HOSTNAME": "app.azurewebsites.net", "WEBSITE_AUTH_ENABLED": "True"}, True),
+        ({"WEBSITE_HOSTNAME": "127.0.0.1:7071"}, True),
+        ({"WEBSITE_HOSTNAME": "localhost:7071"}, True),
+    ],
+)
+def test_an_ingress_is_trusted_where_it_is_or_where_nobody_else_can_come(
+    platform: dict[str, str], starts: bool
+):
+    environment = {**LAPTOP, **INGRESS, **platform}
+    if starts:
+        refuse_unguarded_ingress(environment)
+        assert Settings.parse(environment).trusts_ingress
+        return
+    for check in (refuse_unguarded_ingress, Settings.parse):
+        with pytest.raises(ConfigurationError, match="GROUNDWORK_TRUSTED_INGRESS"):
+            check(environment)
+
+
+@pytest.mark.security("API8")
+def test_the_app_does_not_even_load_where_a_trusted_ingress_is_not_there():
+    program = [sys.executable, "-c", "import function_app"]
+    given = {**os.environ, **INGRESS}
+    for hostname, loads in (("0.0.0.0:7071", False), ("127.0.0.1:7071", True)):
+        environment = {**given, "WEBSITE_HOSTNAME": hostname}
+        done = subprocess.run(program, cwd=APP_ROOT, env=environment, capture_output=True, text=True)
+        assert (done.returncode == 0) == loads, done.stderr
+        assert loads or "GROUNDWORK_TRUSTED_INGRESS" in done.stderr
+
+
+def test_an_ingress_that_is_not_trusted_needs_no_platform():
+    refuse_unguarded_ingress(LAPTOP)
+    assert not Settings.parse(LAPTOP).trusts_ingress
+    with pytest.raises(ConfigurationError, match="GROUNDWORK_ENTRA_TENANTS"):
+        Settings.parse(
+            {**LAPTOP, "GROUNDWORK_TRUSTED_INGRESS": "app-service", "WEBSITE_AUTH_ENABLED": "true"}
+        )
