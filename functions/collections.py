@@ -16,6 +16,7 @@ from shared.identity import Role, check_name, check_readers
 from shared.inferencing import Kind
 from shared.knowledge.collections import EVERYONE
 from shared.knowledge.documents import check_id
+from shared.knowledge.texts import VersionText
 
 blueprint = df.Blueprint()
 
@@ -105,23 +106,22 @@ async def get_document(call: Call) -> Response:
     if call.query("view") != "text":
         return JSONResponse(record.to_document())
     version = call.number("version", record.visible, 1 << 31) if record.visible else 0
-    # A version that is not visible yet has its text already.
-    known = 0 < version <= record.visible
-    parsed = await services().content.parsed(tenant, collection, document, version) if known else None
-    if parsed is None:
+    claim = record.texts.get(version, "")
+    found = await services().content.get(tenant, collection, [claim]) if claim else {}
+    if claim not in found:
         raise NotFound("text of the document", document)
-    # The record tells of the last upload; the text of an earlier one has its own access list.
-    _check_may_read(call, document, parsed["readers"], settings.readers)
-    text = parsed["document"]
+    text = VersionText.from_bytes(found[claim])
+    _check_may_read(call, document, text.readers, settings.readers)
+    parsed = text.document
     return JSONResponse(
         {
             "id": record.id,
             "version": version,
-            "title": record.upload.title or text["title"],
-            "text": text["text"],
-            "pages": text["pages"],
-            "headings": text["headings"],
-            "chunks": parsed["chunks"],
+            "title": record.upload.title or parsed["title"],
+            "text": parsed["text"],
+            "pages": parsed["pages"],
+            "headings": parsed["headings"],
+            "chunks": text.chunks,
         }
     )
 

@@ -262,8 +262,10 @@ async def fail_job(payload: dict[str, Any]) -> None:
     ticket = Ticket.from_dict(payload["ticket"])
     cancelled = error["code"] == "cancelled"
     reason = {"item": "", **{name: error[name] for name in ("code", "message", "retryable")}}
-    await services().jobs.finish(
+    job = await services().jobs.finish(
         ticket,
         State.CANCELLED if cancelled else State.FAILED,
         errors=[] if cancelled else [reason],
     )
+    if job.kind is Kind.INGESTION:
+        await services().ingestion.settlement.abandon(ticket)

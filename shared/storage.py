@@ -41,7 +41,7 @@ T = TypeVar("T")
 
 
 class Changed(Exception):
-    """A conditional write found another version of the row than the one it had read."""
+    """A conditional write found another version of the row or blob than the one it had read."""
 
 
 class Exists(Exception):
@@ -50,12 +50,21 @@ class Exists(Exception):
 
 @dataclass(frozen=True, slots=True)
 class BlobInfo:
-    """A blob's name, size in bytes, ETag and content type."""
+    """A blob's name, size in bytes, ETag, content type and when it was written (UTC seconds since 1970)."""
 
     name: str
     size: int
     etag: str
     content_type: str | None
+    written: float
+
+
+@dataclass(frozen=True, slots=True)
+class Blob:
+    """A blob's whole content, and the ETag that it was read with."""
+
+    data: bytes
+    etag: str
 
 
 class Storage:
@@ -75,23 +84,63 @@ class Storage:
         self, container: str, name: str, data: bytes, *, content_type: str = "application/octet-stream"
     ) -> None:
         """Write a whole blob, replacing one that is there."""
+        await self._upload(container, name, data, content_type, overwrite=True)
+
+    async def insert_blob(
+        self, container: str, name: str, data: bytes, *, content_type: str = "application/octet-stream"
+    ) -> None:
+        """Write a whole blob; raises `Exists` where there is one of that name."""
+        from azure.core.exceptions import ResourceExistsError
+
+        try:
+            await self._upload(container, name, data, content_type, overwrite=False)
+        except ResourceExistsError:
+            raise Exists from None
+
+    async def replace_blob(
+        self,
+        container: str,
+        name: str,
+        data: bytes,
+        etag: str,
+        *,
+        content_type: str = "application/octet-stream",
+    ) -> None:
+        """Replace a blob if it still has ``etag``; raises `Changed` otherwise."""
+        from azure.core import MatchConditions
+        from azure.core.exceptions import ResourceModifiedError, ResourceNotFoundError
+
+        unchanged = {"etag": etag, "match_condition": MatchConditions.IfNotModified}
+        try:
+            await self._upload(container, name, data, content_type, overwrite=True, **unchanged)
+        except (ResourceModifiedError, ResourceNotFoundError):
+            raise Changed from None
+
+    async def _upload(
+        self, container: str, name: str, data: bytes, content_type: str, **conditions: Any
+    ) -> None:
         from azure.storage.blob import ContentSettings
 
         async def write() -> None:
             await self._blob(container, name).upload_blob(
                 data,
-                overwrite=True,
                 content_settings=ContentSettings(content_type=content_type),
                 max_concurrency=1,
+                **conditions,
             )
 
         await self._made_at_first_use(write, lambda: self._blobs().create_container(container))
 
     async def get_blob(self, container: str, name: str) -> bytes | None:
         """A blob's whole content, or None where there is none."""
+        blob = await self.get_tagged_blob(container, name)
+        return None if blob is None else blob.data
+
+    async def get_tagged_blob(self, container: str, name: str) -> Blob | None:
+        """A blob's whole content with its ETag, or None where there is none."""
         with _missing_is_none() as found, _faults_typed():
             downloader = await self._blob(container, name).download_blob(max_concurrency=1)
-            found.append(await downloader.readall())
+            found.append(Blob(await downloader.readall(), downloader.properties.etag))
         return found[0] if found else None
 
     async def read_blob(self, container: str, name: str, start: int, end: int) -> AsyncIterator[bytes]:
@@ -143,15 +192,14 @@ class Storage:
             found.append(await self._blob(container, name).get_blob_properties())
         if not found:
             return None
-        blob = found[0]
-        return BlobInfo(name, blob.size, blob.etag, blob.content_settings.content_type)
+        return _info(found[0])
 
     async def list_blobs(self, container: str, prefix: str) -> AsyncIterator[BlobInfo]:
         """The blobs whose names begin with ``prefix``, in the order of their names."""
         with _missing_is_none(), _faults_typed():
             listing = self._blobs().get_container_client(container).list_blobs(name_starts_with=prefix)
             async for blob in listing:
-                yield BlobInfo(blob.name, blob.size, blob.etag, blob.content_settings.content_type)
+                yield _info(blob)
 
     async def delete_blob(self, container: str, name: str) -> bool:
         """Delete a blob; False where there was none."""
@@ -160,23 +208,33 @@ class Storage:
             found.append(True)
         return bool(found)
 
+    async def delete_unchanged(self, container: str, name: str, etag: str) -> None:
+        """Delete a blob if it still has ``etag``; raises `Changed` otherwise. Absent ones are fine."""
+        from azure.core import MatchConditions
+        from azure.core.exceptions import ResourceModifiedError
+
+        # A listing gives ETags without the quotation marks that a condition needs.
+        condition = {
+            "etag": f'"{etag.strip(chr(34))}"',
+            "match_condition": MatchConditions.IfNotModified,
+        }
+        try:
+            with _missing_is_none(), _faults_typed():
+                await self._blob(container, name).delete_blob(delete_snapshots="include", **condition)
+        except ResourceModifiedError:
+            raise Changed from None
+
     async def delete_listed(self, container: str, blobs: Iterable[BlobInfo]) -> int:
         """Delete blobs that are still as they were listed, not those written since; their number."""
         gate = asyncio.Semaphore(DELETES_IN_FLIGHT)
 
         async def delete(blob: BlobInfo) -> bool:
-            from azure.core import MatchConditions
-            from azure.core.exceptions import ResourceModifiedError
-
-            # A listing gives ETags without the quotation marks that a condition needs.
-            etag = f'"{blob.etag.strip(chr(34))}"'
             async with gate:
-                with contextlib.suppress(ResourceModifiedError), _missing_is_none(), _faults_typed():
-                    await self._blob(container, blob.name).delete_blob(
-                        delete_snapshots="include", etag=etag, match_condition=MatchConditions.IfNotModified
-                    )
-                    return True
-            return False
+                try:
+                    await self.delete_unchanged(container, blob.name, blob.etag)
+                except Changed:
+                    return False
+                return True
 
         return sum(await asyncio.gather(*(delete(blob) for blob in blobs)))
 
@@ -394,6 +452,11 @@ class Storage:
             with contextlib.suppress(ResourceExistsError):  # another process was faster
                 await create()
             return await write()
+
+
+def _info(blob: Any) -> BlobInfo:
+    content_type = blob.content_settings.content_type
+    return BlobInfo(blob.name, blob.size, blob.etag, content_type, blob.last_modified.timestamp())
 
 
 def _plain(entity: Mapping[str, Any]) -> Row:

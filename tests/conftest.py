@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,8 @@ from openid_issuer import OpenIdIssuer
 from running_stack import RunningStack
 
 from laptop.stack import Stack
+from shared.config import StorageSettings
+from shared.storage import Storage, open_storage
 
 
 @pytest.fixture(scope="session")
@@ -35,6 +37,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--mutations", action="store_true", help="also take each check away and see its tests fail (minutes)"
     )
+
+
+@pytest.fixture
+async def storage(stack: RunningStack) -> AsyncIterator[Storage]:
+    """Storage of the shared stack, in an event loop of the test's own."""
+    async with open_storage(StorageSettings(connection_string=stack.storage)) as opened:
+        yield opened
 
 
 # First, because xdist reads the groups in the same hook. xdist 3.8 finds none at all from pytest 9.2 on:

@@ -112,7 +112,8 @@ class Deletion:
         versions = VersionRange(below=record.tombstone)
         await index.delete_document(job.tenant, job.collection, document, versions)
         failpoints.passed("delete.unindexed")
-        await self._content.remove_deleted(self._documents, record)
+        await self._content.remove(job.tenant, job.collection, record.dropped)
+        await self._documents.forget_dropped(job.tenant, job.collection, [record])
         return 1
 
     async def _remove_collection(self, collection: Collection) -> int:

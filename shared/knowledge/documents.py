@@ -62,9 +62,10 @@ def check_id(document: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """One accepted upload as a manifest lists it; the bytes lie in a blob that their SHA-256 names.
+    """One accepted upload as a manifest lists it; ``content`` is the claim to its bytes.
 
-    ``inbox`` names a blob in the inbox whose bytes have yet to be copied; ``sha256`` is empty until then.
+    ``inbox`` names a blob in the inbox whose bytes have yet to be copied; ``sha256`` and ``content`` are
+    empty until then.
     """
 
     id: str
@@ -76,6 +77,7 @@ class Upload:
     tags: tuple[str, ...] = ()
     readers: tuple[str, ...] | None = None
     inbox: str = ""
+    content: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self.__dataclass_fields__}
@@ -98,6 +100,10 @@ class Document:
 
     ``tombstone`` is the version of the last deletion, 0 where there was none: no version below it may
     ever be seen again, whatever was put since.
+
+    The record owns content by claims: the bytes of the newest upload and of the visible version, and the
+    texts of the visible version and of the one before it, so that an answer given just before a change
+    still shows its source. ``dropped`` are claims that it owned before; their content is being removed.
     """
 
     tenant: str
@@ -116,6 +122,9 @@ class Document:
     error: Mapping[str, Any] | None = None
     accepted: float = 0.0
     finished: float | None = None
+    visible_content: str = ""
+    texts: Mapping[int, str] = field(default_factory=dict)
+    dropped: tuple[str, ...] = ()
     etag: str = ""
 
     @property
@@ -125,6 +134,15 @@ class Document:
     def has_overtaken(self, version: int) -> bool:
         """Whether a later version is visible, or the document was deleted after this version."""
         return self.visible > version or self.tombstone > version
+
+    @property
+    def claims(self) -> set[str]:
+        """The content that the record owns."""
+        return {self.upload.content, self.visible_content, *self.texts.values()} - {""}
+
+    def dropping(self, claims: Iterable[str]) -> Document:
+        """The record with those of ``claims`` noted for removal that it does not own."""
+        return replace(self, dropped=tuple(sorted({*self.dropped, *claims} - self.claims - {""})))
 
     def to_row(self) -> Row:
         row: Row = {
@@ -142,7 +160,11 @@ class Document:
             "pages": self.pages,
             "pages_without_text": json.dumps(self.pages_without_text[:500]),
             "accepted": self.accepted,
+            "visible_content": self.visible_content,
+            "texts": json.dumps({str(version): claim for version, claim in self.texts.items()}),
         }
+        if self.dropped:
+            row["dropped"] = json.dumps(self.dropped)
         if self.error is not None:
             row["error"] = json.dumps(dict(self.error))
         if self.finished is not None:
@@ -169,6 +191,9 @@ class Document:
             error=json.loads(row["error"]) if row.get("error") else None,
             accepted=row["accepted"],
             finished=row.get("finished"),
+            visible_content=row["visible_content"],
+            texts={int(version): claim for version, claim in json.loads(row["texts"]).items()},
+            dropped=tuple(json.loads(row.get("dropped", "[]"))),
             etag=row.get("etag", ""),
         )
 
@@ -239,26 +264,20 @@ class Documents:
         async for row in self._storage.query_rows(TABLE, f"{tenant}:{collection}", first=after):
             yield Document.from_row(row)
 
-    async def accept(
-        self, tenant: str, collection: str, uploads: Sequence[Upload], job: str
-    ) -> frozenset[str]:
+    async def accept(self, tenant: str, collection: str, uploads: Sequence[Upload], job: str) -> None:
         """Give each upload the next version of its document, for ``job`` to process.
 
-        Doing so again for the same job changes nothing, so it may be repeated after a crash. Gives the
-        ids of those that were deleted until now: their deletion may still be at work.
+        Doing so again for the same job changes nothing, so it may be repeated after a crash.
         """
-        revived: set[str] = set()
 
         def next_version(upload: Upload, record: Document | None) -> Document | None:
             if record is not None and record.job == job:
                 return None
             base = record or Document(tenant, collection, upload.id)
-            if base.state is DocumentState.DELETED:
-                revived.add(upload.id)
             if not upload.title and upload.sha256 == base.upload.sha256:
                 # The title may come from the content, which is the same.
                 upload = replace(upload, title=base.upload.title)
-            return replace(
+            accepted = replace(
                 base,
                 version=base.version + 1,
                 state=DocumentState.ACCEPTED,
@@ -268,9 +287,11 @@ class Documents:
                 accepted=time.time(),
                 finished=None,
             )
+            # What is still being worked on may yet become visible; its own job removes it if not.
+            settled = base.state is not DocumentState.ACCEPTED
+            return accepted.dropping(base.claims) if settled else accepted
 
         await self.change_all(tenant, collection, {upload.id: upload for upload in uploads}, next_version)
-        return frozenset(revived)
 
     async def mark_deleted(
         self, tenant: str, collection: str, document: str, job: str, *, version: int
@@ -283,7 +304,7 @@ class Documents:
         def tombstone(_: None, record: Document | None) -> Document | None:
             if record is None or record.state is DocumentState.DELETED or record.version != version:
                 return None
-            return replace(
+            deleted = replace(
                 record,
                 version=record.version + 1,
                 visible=0,
@@ -291,12 +312,27 @@ class Documents:
                 visible_digest="",
                 state=DocumentState.DELETED,
                 job=job,
+                upload=replace(record.upload, content=""),
                 error=None,
                 accepted=time.time(),
                 finished=None,
+                visible_content="",
+                texts={},
             )
+            return deleted.dropping(record.claims)
 
         await self.change_all(tenant, collection, {document: None}, tombstone)
+
+    async def forget_dropped(self, tenant: str, collection: str, records: Iterable[Document]) -> None:
+        """Note that the content which these records had dropped is gone."""
+
+        def forget(gone: Sequence[str], record: Document | None) -> Document | None:
+            if record is None or not {*gone} & {*record.dropped}:
+                return None
+            return replace(record, dropped=tuple(claim for claim in record.dropped if claim not in gone))
+
+        gone = {record.id: record.dropped for record in records if record.dropped}
+        await self.change_all(tenant, collection, gone, forget)
 
     async def change_all(
         self,

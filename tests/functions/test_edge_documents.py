@@ -14,7 +14,7 @@ import pytest
 from edge_tenant import Tenant, check_problem, in_storage
 
 from shared.knowledge.media import Media
-from shared.storage import Storage
+from shared.storage import PARSED, RAW, Storage
 
 SAMPLES = Path(__file__).parents[2] / "samples" / "documents"
 
@@ -250,6 +250,74 @@ def test_the_same_document_put_many_times_at_once_ends_in_one_version(tenant: Te
     assert (record["state"], record["version"]) == ("indexed", 6)
     assert [version for _, version, _, _ in chunks] == [record["visible_version"]]
     assert tenant.search(collection, " ", count=True)["count"] == 1
+
+
+# --- content ---
+
+
+def kept(tenant: Tenant, container: str) -> bytes:
+    """All that the tenant's blobs of one kind hold, one after the other."""
+
+    async def read(storage: Storage) -> bytes:
+        names = [blob.name async for blob in storage.list_blobs(container, f"{tenant.name}/")]
+        return b"\n".join([await storage.get_blob(container, name) or b"" for name in names])
+
+    return in_storage(tenant.stack.storage, read)
+
+
+def test_bytes_of_a_replaced_version_go_and_its_text_stays_until_the_next(tenant: Tenant):
+    collection = tenant.collection()
+    for colour in ("red", "green", "blue"):
+        tenant.put(collection, "hull.txt", f"The hull is {colour}.")
+    raw, texts = kept(tenant, RAW), kept(tenant, PARSED)
+    assert [colour in raw for colour in (b"red", b"green", b"blue")] == [False, False, True]
+    assert [colour in texts for colour in (b"red", b"green", b"blue")] == [False, True, True]
+    shown = {
+        version: tenant.record(collection, "hull.txt", view="text", version=version) for version in "1234"
+    }
+    assert {version: answer.status for version, answer in shown.items()} == {
+        "1": 404,
+        "2": 200,
+        "3": 200,
+        "4": 404,
+    }
+    assert shown["2"].json["text"] == "The hull is green."
+
+
+def test_unchanged_content_and_what_was_overtaken_or_replaced_in_a_failed_state_is_kept_once(tenant: Tenant):
+    collection = tenant.collection()
+    documents = [{"id": f"{n}.txt", "content": f"Rope {n} is coiled."} for n in range(10)]
+    tenant.ingest(collection, documents)
+    tenant.ingest(collection, [*documents[:9], {"id": "9.txt", "content": "Rope 9 is cut."}])
+    assert sorted(kept(tenant, RAW).count(f"Rope {n} is".encode()) for n in range(10)) == [1] * 10
+    for content in (b"", b" ", b"Rope 0 is frayed."):
+        tenant.put(collection, "0.txt", content)
+    answers = [tenant.send(collection, "1.txt", f"Rope 1 is new, {n}.").json["id"] for n in range(5)]
+    for answer in answers:
+        tenant.finished(answer)
+    raw = kept(tenant, RAW)
+    assert (raw.count(b"Rope 0 is"), raw.count(b"Rope 1 is")) == (1, 1)
+    assert len(tenant.stored()["raw"]) == 4  # the packs of both ingestions, and two documents put alone
+    assert sorted(tenant.found(collection, "rope", top=20)) == [f"{n}.txt" for n in range(10)]
+
+
+def test_a_deleted_document_leaves_nothing_in_the_blobs_that_it_shared(tenant: Tenant):
+    collection = tenant.collection()
+    tenant.ingest(
+        collection, [{"id": f"{n}.txt", "content": f"Mast {n} of {n}{n}{n} feet."} for n in range(12)]
+    )
+    for n in (3, 7):
+        job = tenant.call("DELETE", f"/api/collections/{collection}/documents/{n}.txt").json["id"]
+        assert tenant.finished(job)["state"] == "succeeded"
+    for container in (RAW, PARSED):
+        held = kept(tenant, container)
+        assert [n for n in range(12) if f"Mast {n} of".encode() not in held] == [3, 7]
+    assert tenant.record(collection, "4.txt", view="text").json["text"] == "Mast 4 of 444 feet."
+    items = [f"/api/collections/{collection}/documents/{n}.txt" for n in range(12) if n not in (3, 7)]
+    jobs = [tenant.call("DELETE", item).json["id"] for item in items]
+    assert {tenant.finished(job)["state"] for job in jobs} == {"succeeded"}
+    held = tenant.stored()
+    assert not held["raw"] + held["parsed"]
 
 
 # --- deletion ---

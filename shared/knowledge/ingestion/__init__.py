@@ -90,7 +90,12 @@ class Ingestion:
             assignments=assignments,
         )
         self.settlement = Settlement(
-            jobs=jobs, documents=documents, indexes=indexes, shards=shards, assignments=assignments
+            jobs=jobs,
+            documents=documents,
+            content=content,
+            indexes=indexes,
+            shards=shards,
+            assignments=assignments,
         )
 
 

@@ -5,19 +5,19 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from shared import failpoints
 from shared.errors import GroundworkError, InvalidRequest, NotFound, PayloadTooLarge
 from shared.identity import check_readers
 from shared.jobs import Job, Kind, Ticket
-from shared.knowledge.documents import Upload, check_id
+from shared.knowledge.documents import Upload, check_id, document_key
 from shared.knowledge.ingestion.outcomes import Outcome
-from shared.knowledge.ingestion.shards import in_shards
+from shared.knowledge.ingestion.shards import in_shards, shard_name
 from shared.knowledge.media import detect
-from shared.storage import INBOX
+from shared.storage import INBOX, RAW
 
 if TYPE_CHECKING:
     from shared.jobs import Jobs
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from shared.knowledge.ingestion.shards import Shards
     from shared.storage import Storage
 
-# Raw blobs written at a time; Azurite and one storage account serve more, memory is what bounds it.
-WRITES_IN_FLIGHT = 8
+# Blobs of the inbox read at a time.
+READS_IN_FLIGHT = 8
 HEAD_BYTES = 4096
 # An upload is one property of its record: Azure Tables holds 64 KiB of UTF-16 in one.
 UPLOAD_BYTES = 60_000
@@ -90,16 +90,13 @@ class Acceptance:
         if before := await self._accepted_before(ticket):
             return before
         uploads = [self._checked(document) for document in incoming]
-        gate = asyncio.Semaphore(WRITES_IN_FLIGHT)
-
-        async def keep(document: Incoming, upload: Upload) -> None:
-            async with gate:
-                await self._content.put_raw(tenant, collection, upload, document.content)
-
-        await asyncio.gather(*(keep(*pair) for pair in zip(incoming, uploads, strict=True)))
+        contents = {
+            upload.sha256: document.content for upload, document in zip(uploads, incoming, strict=True)
+        }
         shards = list(in_shards(uploads))
         for number, shard in enumerate(shards):
-            await self._shards.put_manifest(ticket, number, shard)
+            shards[number] = await self._keep(ticket, collection, number, shard, contents)
+            await self._shards.put_manifest(ticket, number, shards[number])
         failpoints.passed("accept.kept")
         job = await self._jobs.create(
             tenant,
@@ -112,16 +109,32 @@ class Acceptance:
             total=len(uploads),
         )
         failpoints.passed("accept.announced")
-        revived: set[str] = set()
         for shard in shards:
-            revived |= await self._documents.accept(tenant, collection, shard, job_id)
-        # A deletion at work may have removed the bytes of what was accepted only after that.
-        pairs = zip(incoming, uploads, strict=True)
-        await asyncio.gather(*(keep(*pair) for pair in pairs if pair[1].id in revived))
+            await self._documents.accept(tenant, collection, shard, job_id)
         failpoints.passed("accept.recorded")
         # The plan comes last: it tells that every document has its version.
         await self._shards.put_plan(ticket, len(shards), len(uploads))
         return job
+
+    async def _keep(
+        self,
+        ticket: Ticket,
+        collection: str,
+        number: int,
+        uploads: Sequence[Upload],
+        contents: Mapping[str, bytes],
+    ) -> list[Upload]:
+        """Keep the bytes of a shard's uploads; the uploads with the claims to them."""
+        pieces: dict[str, bytes] = {}
+        names: list[str] = []
+        for upload in uploads:
+            key = document_key(ticket.tenant, collection, upload.id)
+            # Two blobs of an inbox may name one document, in different forms of Unicode.
+            names.append(f"{key}.{upload.sha256[:12]}")
+            pieces[names[-1]] = contents[upload.sha256]
+        origin = f"{ticket.job}/{shard_name(number)}"
+        claims = await self._content.put(ticket.tenant, collection, RAW, origin, pieces)
+        return [replace(upload, content=claims[name]) for upload, name in zip(uploads, names, strict=True)]
 
     async def accept_inbox(
         self, tenant: str, collection: str, prefix: str, *, job_id: str, owner: str, title: str
@@ -160,37 +173,50 @@ class Acceptance:
         return await self._shards.put_plan(ticket, shards, documents)
 
     async def copy_from_inbox(
-        self, ticket: Ticket, collection: Collection, uploads: list[Upload]
+        self, ticket: Ticket, collection: Collection, number: int
     ) -> tuple[list[Upload], list[Outcome]]:
-        """Bring blobs of the inbox into the store of raw documents and give them their versions."""
+        """The uploads of a shard, and the outcomes of those that were refused.
+
+        Blobs of the inbox are brought into the store of content first, and get their versions.
+        """
+        uploads = await self._shards.manifest(ticket, number)
         if not any(upload.inbox for upload in uploads):
             return uploads, []
-        outcomes: list[Outcome] = []
+        kept = [upload for upload in uploads if not upload.inbox]
+        contents: dict[str, bytes] = {}
+        copied: list[Upload] = []
+        refused: dict[str, Outcome] = {}
+        gate = asyncio.Semaphore(READS_IN_FLIGHT)
 
-        async def copy(upload: Upload) -> Upload | None:
+        async def read(upload: Upload) -> None:
             try:
-                if upload.size > self._max_document_bytes:
-                    raise PayloadTooLarge(
-                        f"The document has {upload.size} bytes; the limit is {self._max_document_bytes}."
-                    )
-                content = await self._storage.get_blob(INBOX, upload.inbox)
-                if content is None:
-                    raise NotFound("blob", upload.inbox)
+                async with gate:
+                    content = await self._inbox_content(upload)
                 checked = self._checked(Incoming(upload.id, content, upload.media, source="inbox"))
-                await self._content.put_raw(ticket.tenant, collection.name, checked, content)
-                return checked
             except GroundworkError as error:
                 if error.retryable:
                     raise
-                outcomes.append(Outcome.failed(upload.id, error))
-                return None
+                refused[upload.inbox] = Outcome.failed(upload.id, error)
+            else:
+                contents[checked.sha256] = content
+                copied.append(checked)
 
-        copied = [upload for upload in [await copy(upload) for upload in uploads] if upload is not None]
-        revived = await self._documents.accept(ticket.tenant, collection.name, copied, ticket.job)
-        for upload in uploads:
-            if upload.id in revived:
-                await copy(upload)  # see `accept`: a deletion may have removed it
-        return copied, outcomes
+        await asyncio.gather(*(read(upload) for upload in uploads if upload.inbox))
+        kept += await self._keep(ticket, collection.name, number, copied, contents)
+        await self._documents.accept(ticket.tenant, collection.name, kept, ticket.job)
+        left = [upload for upload in uploads if upload.inbox in refused]
+        await self._shards.put_manifest(ticket, number, kept + left)
+        return kept, [*refused.values()]
+
+    async def _inbox_content(self, upload: Upload) -> bytes:
+        if upload.size > self._max_document_bytes:
+            raise PayloadTooLarge(
+                f"The document has {upload.size} bytes; the limit is {self._max_document_bytes}."
+            )
+        content = await self._storage.get_blob(INBOX, upload.inbox)
+        if content is None:
+            raise NotFound("blob", upload.inbox)
+        return content
 
     def _checked(self, document: Incoming) -> Upload:
         if len(document.content) > self._max_document_bytes:

@@ -49,11 +49,15 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class PreparedDocument:
-    """One document of a shard, read and chunked: what its settlement has to know of it."""
+    """One document of a shard, read and chunked: what its settlement has to know of it.
+
+    ``text`` is the claim to its text, ``batches`` are those that its chunks lie in.
+    """
 
     upload: Upload
     version: int
     digest: str
+    text: str
     chunks: int
     pages: int
     pages_without_text: tuple[int, ...]

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from shared import failpoints
+from shared.errors import NotFound
 from shared.jobs import STATUS_ERRORS, State
 from shared.knowledge.documents import DocumentState
 from shared.knowledge.index import VersionRange
@@ -17,6 +18,7 @@ from shared.knowledge.ingestion.shards import shard_name
 if TYPE_CHECKING:
     from shared.jobs import Jobs, Ticket
     from shared.knowledge.collections import Collection
+    from shared.knowledge.content import ContentStore
     from shared.knowledge.documents import Document, Documents
     from shared.knowledge.indexes import Indexes
     from shared.knowledge.ingestion.assignments import Assignments
@@ -31,12 +33,14 @@ class Settlement:
         *,
         jobs: Jobs,
         documents: Documents,
+        content: ContentStore,
         indexes: Indexes,
         shards: Shards,
         assignments: Assignments,
     ) -> None:
         self._jobs = jobs
         self._documents = documents
+        self._content = content
         self._indexes = indexes
         self._shards = shards
         self._assignments = assignments
@@ -71,7 +75,9 @@ class Settlement:
         failpoints.passed("commit.decided")
         after = await self._documents.change_all(ticket.tenant, collection.name, by_id, settle)
         failpoints.passed("commit.flipped")
-        await self._clean(collection, prepared, after)
+        await self._clean_index(collection, prepared, after)
+        own = {upload.content for upload in uploads.values()} | {one.text for one in shard.documents}
+        await self._clean_content(collection, own, after)
         failpoints.passed("commit.cleaned")
         done = list(decided.values())
         await self._shards.put_outcomes(ticket, number, done)
@@ -83,7 +89,7 @@ class Settlement:
             failed=sum(outcome.state == "failed" for outcome in done),
         )
 
-    async def _clean(
+    async def _clean_index(
         self, collection: Collection, prepared: Mapping[str, PreparedDocument], after: Mapping[str, Document]
     ) -> None:
         """Remove the chunks that no one may see any more."""
@@ -97,6 +103,15 @@ class Settlement:
             else:
                 continue
             await index.delete_document(collection.tenant, collection.name, document, stale)
+
+    async def _clean_content(
+        self, collection: Collection, own: set[str], after: Mapping[str, Document]
+    ) -> None:
+        """Remove what the shard has kept and no record owns, and what its documents have dropped."""
+        dropped = {claim for record in after.values() for claim in record.dropped}
+        owned = {claim for record in after.values() for claim in record.claims}
+        await self._content.remove(collection.tenant, collection.name, (own | dropped) - owned - {""})
+        await self._documents.forget_dropped(collection.tenant, collection.name, after.values())
 
     async def finish(self, ticket: Ticket) -> dict[str, Any]:
         """Sum up the outcomes of all shards and end the job."""
@@ -126,6 +141,23 @@ class Settlement:
         for number in range(plan.get("shards", 0)):
             await self._shards.drop_batches(ticket, number)
         return {"state": state.value, "counts": counts}
+
+    async def abandon(self, ticket: Ticket) -> None:
+        """Remove what an attempt has left that cannot go on; what a retry needs stays."""
+        plan = await self._shards.plan(ticket) or {}
+        for number in range(plan.get("shards", 0)):
+            await self._shards.drop_batches(ticket, number)
+        try:
+            collection = (await self._assignments.of(ticket)).collection
+        except NotFound:
+            job = await self._jobs.get(ticket.tenant, ticket.job)
+            await self._content.remove_job(ticket.tenant, job.collection, ticket.job)
+            return
+        for number in range(plan.get("shards", 0)):
+            shard = await self._shards.prepared(ticket, number)
+            texts = {document.upload.id: document.text for document in shard.documents}
+            records = await self._documents.find_all(ticket.tenant, collection.name, texts)
+            await self._clean_content(collection, {*texts.values()}, records)
 
 
 def _outcome_of(
@@ -167,6 +199,12 @@ def _unread_outcome(document: str, reason: Mapping[str, Any] | None, cancelled: 
     )
 
 
+def _texts(record: Document, prepared: PreparedDocument) -> dict[int, str]:
+    """The text of the version that becomes visible, beside that of the one visible until now."""
+    before = {version: text for version, text in record.texts.items() if version == record.visible}
+    return {**before, prepared.version: prepared.text}
+
+
 def _settled(
     outcome: Outcome, prepared: PreparedDocument | None, record: Document | None, job: str
 ) -> tuple[Document | None, Outcome]:
@@ -186,6 +224,8 @@ def _settled(
             chunks=prepared.chunks,
             pages=prepared.pages,
             pages_without_text=prepared.pages_without_text,
+            visible_content=prepared.upload.content,
+            texts=_texts(record, prepared),
         )
         if mine:
             shown = replace(
@@ -195,12 +235,14 @@ def _settled(
                 error=None,
                 finished=time.time(),
             )
-        return shown, outcome
+        return shown.dropping(record.claims), outcome
     # A retry finds its document as the attempt before it left it.
     if not mine or record.state in (DocumentState.INDEXED, DocumentState.DELETED):
         return None, outcome
     if outcome.state == "unchanged":
-        return replace(record, state=DocumentState.INDEXED, finished=time.time()), outcome
+        # The visible version has the same bytes already.
+        upload = replace(record.upload, content=record.visible_content)
+        return replace(record, state=DocumentState.INDEXED, upload=upload, finished=time.time()), outcome
     if outcome.state in ("failed", "cancelled"):
         error = {"code": outcome.code, "message": outcome.message, "retryable": outcome.retryable}
         state = DocumentState(outcome.state)
