@@ -16,11 +16,24 @@ from functions import (
     jobs,
     openai_surface,
     search,
+    webhooks,
 )
 from shared.config import refuse_unguarded_ingress
 
 refuse_unguarded_ingress()
 app = df.DFApp(http_auth_level=func.AuthLevel.ANONYMOUS)
 
-for module in (health, identity, collections, ingestion, jobs, search, chat, openai_surface, files, console):
+for module in (
+    health,
+    identity,
+    collections,
+    ingestion,
+    jobs,
+    webhooks,
+    search,
+    chat,
+    openai_surface,
+    files,
+    console,
+):
     app.register_functions(module.blueprint)

@@ -29,7 +29,9 @@ if TYPE_CHECKING:
     from shared.knowledge.ingestion import Ingestion
     from shared.knowledge.retrieval import Retrieval
     from shared.limits import TenantLimits
+    from shared.outgoing import Outgoing
     from shared.storage import Storage
+    from shared.webhooks import Webhooks
 
 
 class Services:
@@ -50,6 +52,20 @@ class Services:
         from shared.storage import Storage
 
         return Storage(self.settings.storage, self.credential)
+
+    @cached_property
+    def outgoing(self) -> Outgoing:
+        from shared.outgoing import Outgoing
+
+        return Outgoing(self.settings.outgoing_networks)
+
+    @cached_property
+    def webhooks(self) -> Webhooks:
+        from shared.webhooks import Webhooks
+
+        return Webhooks(
+            self.storage, self.outgoing, self.settings.signing_key, self.settings.public_url or ""
+        )
 
     @cached_property
     def keys(self) -> Keys:
@@ -81,7 +97,7 @@ class Services:
     def jobs(self) -> Jobs:
         from shared.jobs import Jobs
 
-        return Jobs(self.storage)
+        return Jobs(self.storage, self.webhooks.expect_end)
 
     @cached_property
     def files(self) -> Files:

@@ -45,6 +45,13 @@ param trustedIngress string
 @description('SHA-256, in hexadecimal, of the first administrator\'s API key; empty for none.')
 param bootstrapKeySha256 string
 
+@secure()
+@description('What the secrets of webhooks are derived from, 32 characters or more; empty for no webhooks.')
+param signingKey string
+
+@description('Private networks that URLs of documents and webhooks may reach, as 10.1.0.0/16; empty for none.')
+param outgoingNetworks string
+
 var suffix = toLower(uniqueString(subscription().id, environmentName, location))
 var taskHubName = 'groundwork'
 var tags = {
@@ -132,6 +139,18 @@ module search 'modules/search.bicep' = {
   }
 }
 
+module vault 'modules/vault.bicep' = {
+  scope: group
+  name: 'vault'
+  params: {
+    name: 'kv-${suffix}'
+    location: location
+    tags: tags
+    principalId: identity.outputs.principalId
+    signingKey: signingKey
+  }
+}
+
 // Last: every role is assigned before the app starts for the first time.
 module app 'modules/functionapp.bicep' = {
   scope: group
@@ -157,6 +176,8 @@ module app 'modules/functionapp.bicep' = {
     entraTenants: entraTenants
     trustedIngress: trustedIngress
     bootstrapKeySha256: bootstrapKeySha256
+    signingKeyAddress: empty(signingKey) ? '' : '${vault.outputs.uri}secrets/signing-key'
+    outgoingNetworks: outgoingNetworks
   }
 }
 

@@ -84,6 +84,7 @@ class Stack:
         self._processes: dict[str, Process] = {}
         self._ports: dict[str, int] = {}
         self.key, self.key_is_new = _development_key(self.folder / "development-key")
+        self.signing_key, _ = _development_key(self.folder / "signing-key")
 
     @property
     def url(self) -> str:
@@ -150,6 +151,7 @@ class Stack:
             "GROUNDWORK_MODEL_ENDPOINT": self.model_endpoint or f"http://{HOST}:{self.port('model')}/v1",
             "GROUNDWORK_BOOTSTRAP_KEY_SHA256": hashlib.sha256(self.key.encode()).hexdigest(),
             "GROUNDWORK_PUBLIC_URL": self.url,
+            "GROUNDWORK_SIGNING_KEY": self.signing_key,
             "TASKHUB_NAME": "groundwork",
             "PYTHON_ENABLE_INIT_INDEXING": "1",
             **self.settings,
@@ -219,7 +221,7 @@ def _die_with_parent() -> None:
 
 
 def _development_key(file: Path) -> tuple[str, bool]:
-    """The stack's administrator key, made at the first start and readable by its owner alone."""
+    """A key of the stack, made at the first start and readable by its owner alone; whether it is new."""
     if file.exists():
         return json.loads(file.read_text())["key"], False
     key = f"gw_{secrets.token_hex(8)}_{secrets.token_urlsafe(32)}"

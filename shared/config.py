@@ -6,6 +6,7 @@ that the deployment templates and the documentation can be checked against it.
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import re
 from collections.abc import Mapping
@@ -16,6 +17,7 @@ from pathlib import Path
 from shared.limits import UNLIMITED, Limits, parse_limits
 
 APP_ROOT = Path(__file__).resolve().parent.parent
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 _GUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _TENANT = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 
@@ -53,6 +55,8 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("GROUNDWORK_ENTRA_AUTHORITY", "where Entra ID is", "https://login.microsoftonline.com"),
     Setting("GROUNDWORK_TRUSTED_INGRESS", "app-service, to trust App Service authentication", ""),
     Setting("GROUNDWORK_FAILED_SIGN_INS", "refused credentials a minute, of one source or key", "60"),
+    Setting("GROUNDWORK_SIGNING_KEY", "what the secrets of webhooks are derived from", ""),
+    Setting("GROUNDWORK_OUTGOING_NETWORKS", "networks that URLs may reach though they are private", ""),
     Setting("GROUNDWORK_MAX_DOCUMENT_BYTES", "largest document that is accepted, in bytes", "52428800"),
     Setting("GROUNDWORK_PARSER_WORKERS", "processes that read documents", "2"),
     Setting("GROUNDWORK_SHARDS_IN_FLIGHT", "shards of one ingestion that run at a time", "4"),
@@ -96,6 +100,8 @@ class Settings:
     entra: EntraSettings | None
     trusts_ingress: bool
     failed_sign_ins: int
+    signing_key: str | None = field(repr=False)
+    outgoing_networks: tuple[Network, ...]
     max_document_bytes: int
     parser_workers: int
     shards_in_flight: int
@@ -132,6 +138,10 @@ class Settings:
             entra=_entra(reader),
             trusts_ingress=_trusts_ingress(reader),
             failed_sign_ins=reader.integer("GROUNDWORK_FAILED_SIGN_INS", 1, 1_000_000),
+            signing_key=reader.optional_matching(
+                "GROUNDWORK_SIGNING_KEY", r"\S{32,}", "32 characters or more, without white space"
+            ),
+            outgoing_networks=_networks(reader),
             max_document_bytes=reader.integer("GROUNDWORK_MAX_DOCUMENT_BYTES", 1, 1 << 40),
             parser_workers=reader.integer("GROUNDWORK_PARSER_WORKERS", 1, 64),
             shards_in_flight=reader.integer("GROUNDWORK_SHARDS_IN_FLIGHT", 1, 64),
@@ -175,6 +185,14 @@ def _trusts_ingress(reader: _Reader) -> bool:
             "nothing, as App Service authentication is off (WEBSITE_AUTH_ENABLED) and others reach this host",
         )
     return True
+
+
+def _networks(reader: _Reader) -> tuple[Network, ...]:
+    try:
+        return tuple(ipaddress.ip_network(part) for part in reader.list("GROUNDWORK_OUTGOING_NETWORKS"))
+    except ValueError:
+        reader.fault("GROUNDWORK_OUTGOING_NETWORKS", "networks as 10.1.0.0/16, with a comma between two")
+        return ()
 
 
 def _is_loopback(address: str) -> bool:

@@ -15,7 +15,7 @@ import hashlib
 import json
 import secrets
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -178,11 +178,17 @@ def derived_id(*parts: str) -> str:
     return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()[:32]
 
 
+async def _nobody(ticket: Ticket) -> None:
+    """Nobody waits for the ends of jobs."""
+
+
 class Jobs:
     """The jobs of all tenants."""
 
-    def __init__(self, storage: Storage) -> None:
+    def __init__(self, storage: Storage, expect_end: Callable[[Ticket], Awaitable[None]] = _nobody) -> None:
+        """``expect_end`` is awaited before a job ends: whoever must not miss its end notes it there."""
         self._storage = storage
+        self._expect_end = expect_end
 
     # --- life of a job ---
 
@@ -291,8 +297,9 @@ class Jobs:
     ) -> Job:
         """The job has ended. Only an attempt that is the job's present one can end it."""
         job = await self.get(ticket.tenant, ticket.job)
-        if job.attempt != ticket.attempt:
+        if job.attempt != ticket.attempt or job.state.final:
             return job
+        await self._expect_end(ticket)
         return await self.change(
             ticket.tenant,
             ticket.job,

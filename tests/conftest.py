@@ -22,7 +22,12 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
     """The whole stack, started once for all tests that use it."""
     openid = OpenIdIssuer()
     # The sweeps offer thousands of wrong credentials from one address.
-    settings = {**openid.settings, "GROUNDWORK_FAILED_SIGN_INS": "1000000"}
+    settings = {
+        **openid.settings,
+        "GROUNDWORK_FAILED_SIGN_INS": "1000000",
+        # Servers of tests listen there; the address of this machine itself stays forbidden.
+        "GROUNDWORK_OUTGOING_NETWORKS": "127.0.0.2/32",
+    }
     own = Stack(python=Path(sys.executable), folder=tmp_path_factory.mktemp("stack"), settings=settings)
     own.start()
     try:

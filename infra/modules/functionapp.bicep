@@ -15,6 +15,8 @@ param taskHubName string
 param modelEndpoint string
 param searchEndpoint string
 param publicUrl string
+param signingKeyAddress string
+param outgoingNetworks string
 param entraAudience string
 param entraTenants string
 param trustedIngress string
@@ -53,6 +55,7 @@ resource app 'Microsoft.Web/sites@2024-04-01' = {
   properties: {
     serverFarmId: plan.id
     httpsOnly: true
+    keyVaultReferenceIdentity: identityId
     siteConfig: {
       minTlsVersion: '1.2'
       http20Enabled: true
@@ -132,6 +135,8 @@ resource settings 'Microsoft.Web/sites/config@2024-04-01' = {
     GROUNDWORK_ENTRA_AUTHORITY: environment().authentication.loginEndpoint
     GROUNDWORK_TRUSTED_INGRESS: trustedIngress
     GROUNDWORK_FAILED_SIGN_INS: '60'
+    GROUNDWORK_SIGNING_KEY: empty(signingKeyAddress) ? '' : '@Microsoft.KeyVault(SecretUri=${signingKeyAddress})'
+    GROUNDWORK_OUTGOING_NETWORKS: outgoingNetworks
     GROUNDWORK_MAX_DOCUMENT_BYTES: '52428800'
     // One: a parser may use 1 GiB and the instance has 2.
     GROUNDWORK_PARSER_WORKERS: '1'

@@ -28,6 +28,7 @@ ROLES = {
     "searchIndexDataContributor": "8ebe5a00-799e-43f5-93ac-243d3dce84a7",
     "searchServiceContributor": "7ca78c08-252a-4471-8644-bb5ff32d4ba0",
     "durableTaskDataContributor": "0ad04412-c4d5-4796-b79c-f76d14c8d402",
+    "keyVaultSecretsUser": "4633458b-17de-408a-b874-0445c86b69e6",
     "monitoringMetricsPublisher": "3913510d-42f4-4e42-8a64-420c390055eb",
 }
 
