@@ -8,12 +8,13 @@ import urllib.error
 import urllib.request
 import uuid
 from dataclasses import dataclass
-from typing import Any
-
-from openid_issuer import OpenIdIssuer
+from typing import TYPE_CHECKING, Any
 
 from client import Groundwork
 from laptop.stack import Stack
+
+if TYPE_CHECKING:
+    from openid_issuer import OpenIdIssuer
 
 JOB_SECONDS = 120
 

@@ -105,7 +105,7 @@ def test_the_probes_tell_that_it_lives_and_can_serve(stack):
     assert get(stack, "/health/live").json == {"status": "live"}
     ready = get(stack, "/health/ready")
     assert (ready.status, ready.json["status"]) == (200, "ready")
-    assert set(ready.json["parts"]) == {"storage", "embedding", "chat"}
+    assert set(ready.json["parts"]) == {"storage", "embedding", "chat", "rerank"}
 
 
 def test_a_method_that_a_path_does_not_have_is_refused(stack):

@@ -19,6 +19,7 @@ from typing import Any
 from devhost.durable.store import Instance
 from laptop.stack import Stack
 from tests.chaos.faults import FaultProxy
+from tests.receiver import ADDRESS, Receiver, Reply
 from tests.running_stack import RunningStack
 
 from .histories import FOLDER, History, from_store
@@ -37,6 +38,7 @@ class Recorder:
 
     def run(self) -> None:
         self._call("PUT", "/api/collections/recorded", {})
+        self._webhook()
         self._job("many_shards", self._ingest(range(MANY_SHARDS_DOCUMENTS)))
         self._job("unchanged", self._ingest(range(3)))
         self._job("nothing_readable", self._post([{"id": "empty.txt", "content": " "}]))
@@ -51,6 +53,16 @@ class Recorder:
         self._call("POST", f"/api/jobs/{job}/cancel")
         self._job("cancelled", job)
         self._job("collection", self._call("DELETE", "/api/collections/recorded")["id"])
+
+    def _webhook(self) -> None:
+        """One job's end is told at the second try, and of no other."""
+        receiver = Receiver(lambda _: Reply(503 if len(receiver.received) == 1 else 204))
+        webhook = self._call("POST", "/api/webhooks", {"url": receiver.url})["id"]
+        self.running.finished(self._post([{"id": "told.txt", "content": SENTENCE}]))
+        while len(receiver.received) < 2:
+            time.sleep(0.2)
+        self._call("DELETE", f"/api/webhooks/{webhook}")
+        self.scenarios[webhook] = "taken_at_the_second_try"
 
     def _call(self, method: str, path: str, body: Any = None, **headers: str) -> Any:
         status, document = self.running.call(method, path, body, headers=headers)
@@ -100,7 +112,10 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         stack = Stack(python=Path(sys.executable), folder=Path(folder))
         model = FaultProxy(f"http://127.0.0.1:{stack.port('model')}", seed=1).start()
-        stack.settings = {"GROUNDWORK_MODEL_ENDPOINT": f"{model.url}/v1"}
+        stack.settings = {
+            "GROUNDWORK_MODEL_ENDPOINT": f"{model.url}/v1",
+            "GROUNDWORK_OUTGOING_NETWORKS": f"{ADDRESS}/32",
+        }
         stack.start()
         try:
             recorder = Recorder(RunningStack(stack), model)
