@@ -16,6 +16,7 @@ from functions import (
     jobs,
     openai_surface,
     search,
+    usage,
     webhooks,
 )
 from shared.config import refuse_unguarded_ingress
@@ -34,6 +35,7 @@ for module in (
     chat,
     openai_surface,
     files,
+    usage,
     console,
 ):
     app.register_functions(module.blueprint)

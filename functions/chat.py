@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Generator
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any, Literal
 
 import azure.durable_functions as df
@@ -18,6 +19,7 @@ from functions.search import passage_document
 from functions.services import services
 from shared.errors import Cancelled, GroundworkError, Hidden, InternalError, NotFound
 from shared.identity import Principal
+from shared.inferencing import JobAccount
 from shared.jobs import Kind, State, Ticket
 
 log = logging.getLogger("groundwork.chat")
@@ -143,7 +145,9 @@ async def write_answer(payload: dict[str, Any]) -> None:
     if asked is None:
         raise NotFound("question of the job", ticket.job)
     principal = Principal.from_dict(asked["principal"])
-    answer = await services().answers.answer(principal, _request(ChatBody.model_validate(asked["body"])))
+    request = _request(ChatBody.model_validate(asked["body"]))
+    paid = replace(request, job=JobAccount(ticket.job, ticket.attempt))
+    answer = await services().answers.answer(principal, paid)
     await jobs.put(ticket, "answer", answer.to_dict())
     await jobs.report(ticket, "answer", published=1)
     await jobs.finish(ticket, State.SUCCEEDED, counts={"answered": 1})

@@ -181,8 +181,11 @@ async def retry_job(call: Call) -> Response:
 
 
 async def _status(job: Job, base_url: str) -> dict[str, Any]:
+    from shared.inferencing.budgets import UNITS_OF_MONEY
+
     sums = await services().jobs.progress(job.ticket)
-    return status_document(job, progress_of(job, sums, time.time()), base_url)
+    status = status_document(job, progress_of(job, sums, time.time()), base_url)
+    return {**status, "estimated_cost": sums.get("spent", 0) / UNITS_OF_MONEY}
 
 
 def progress_of(job: Job, sums: dict[str, int], now: float) -> dict[str, Any]:

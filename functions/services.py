@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from shared.audit import Audit
     from shared.authentication import Authentication
     from shared.files import Files
-    from shared.inferencing import Catalogue, Gateway
+    from shared.inferencing import CallRecord, Catalogue, Gateway
     from shared.inferencing.admission import Admission
+    from shared.inferencing.ledger import UsageLedger
     from shared.intelligence.answers import Answers
     from shared.jobs import Jobs
     from shared.keys import Keys
@@ -137,16 +138,27 @@ class Services:
         return Gateway(
             self.catalogue,
             credentials=DeploymentCredentials(self.settings.environment, identity=identity),
-            recorder=log_model_call,
+            recorder=self._record_call,
             admission=self.admission,
         )
+
+    def _record_call(self, record: CallRecord) -> None:
+        log_model_call(record)
+        self.usage.record(record)
 
     @cached_property
     def admission(self) -> Admission:
         from shared.inferencing.admission import Admission
+        from shared.inferencing.budgets import JobBudgets
         from shared.inferencing.rates import CallerRates
 
-        return Admission(self.limits.of, CallerRates(time.monotonic))
+        return Admission(self.limits.of, CallerRates(time.monotonic), JobBudgets(self.storage))
+
+    @cached_property
+    def usage(self) -> UsageLedger:
+        from shared.inferencing.ledger import UsageLedger
+
+        return UsageLedger(self.storage)
 
     @cached_property
     def limits(self) -> TenantLimits:

@@ -120,7 +120,7 @@ class TenantLimits:
         if known is not None and known[0] > self._clock():
             return known[1]
         try:
-            limits = self._in_force(await self.set_for(tenant))
+            limits = self.in_force(await self.set_for(tenant))
         except StorageUnavailable:
             # A call must not fail because its limit cannot be looked up; it is looked up again soon.
             log.warning("limits_not_read", extra={"tenant": tenant})
@@ -140,9 +140,10 @@ class TenantLimits:
         row = {"PartitionKey": tenant, "RowKey": source.value, "limits": json.dumps(checked_limits(values))}
         await self._storage.put_row(TABLE, row)
         self._known.pop(tenant, None)
-        return self._in_force(await self.set_for(tenant))
+        return self.in_force(await self.set_for(tenant))
 
-    def _in_force(self, values: Mapping[Source, Mapping[str, float | None]]) -> Limits:
+    def in_force(self, values: Mapping[Source, Mapping[str, float | None]]) -> Limits:
+        """What follows from the defaults and ``values``."""
         granted = self._defaults.changed_by(values[Source.PLATFORM])
         return granted.tightened_by(values[Source.TENANT])
 

@@ -1,6 +1,6 @@
 """The model gateway: deployments, routing, failover; chat completions, embeddings and re-ranking."""
 
-from .calls import CallContext, CallRecord, Completion, Embedded, Recorder, Reranked, Usage
+from .calls import CallContext, CallRecord, Completion, Embedded, JobAccount, Recorder, Reranked, Usage
 from .catalogue import Catalogue, CatalogueError, Deployment, Kind, Model, parse_catalogue
 from .credentials import DeploymentCredentials
 from .gateway import Gateway
@@ -15,6 +15,7 @@ __all__ = [
     "DeploymentCredentials",
     "Embedded",
     "Gateway",
+    "JobAccount",
     "Kind",
     "Model",
     "Recorder",

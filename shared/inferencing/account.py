@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
+from .admission import Admitted
 from .calls import CallContext, CallRecord, Recorder, Usage
 from .catalogue import Model
 from .dispatch import Opened
-from .rates import Charge
 
 log = logging.getLogger("groundwork.inferencing")
 
@@ -24,7 +24,7 @@ class Account:
         self._clock = clock
         self._recorder = recorder
         self._started = clock()
-        self.charge: Charge | None = None
+        self.admitted: Admitted | None = None
         self.opened: Opened | None = None
         self.tries: list[str] = []
         self.begun_at: float | None = None
@@ -37,6 +37,7 @@ class Account:
         deployment = self.opened.lease.deployment if self.opened else None
         usage = self.usage
         prices = (usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens)
+        cost = deployment.cost(*prices) if deployment else 0.0
         record = CallRecord(
             call=self._call,
             model=self._model.name,
@@ -45,14 +46,14 @@ class Account:
             deployment=deployment.name if deployment else "",
             outcome=self.outcome,
             usage=usage,
-            estimated_cost=deployment.cost(*prices) if deployment else 0.0,
+            estimated_cost=cost,
             upstream_calls=len(self.tries),
             seconds=self._clock() - self._started,
             seconds_to_first_token=None if self.begun_at is None else self.begun_at - self._started,
         )
         try:
-            if self.charge is not None:
-                self.charge.settle(usage.prompt_tokens + usage.completion_tokens)
+            if self.admitted is not None:
+                self.admitted.settle(usage.prompt_tokens + usage.completion_tokens, cost)
             self._recorder(record)
         except Exception as error:  # a call that was answered must not fail in its bookkeeping
             log.error("call_not_recorded", extra={"error": type(error).__name__})

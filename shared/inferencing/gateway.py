@@ -23,7 +23,7 @@ from shared.errors import (
 from shared.limits import UNLIMITED, Limits
 
 from .account import Account
-from .admission import Admission
+from .admission import Admission, Admitted
 from .breaker import State
 from .calls import CallContext, Completion, Embedded, Recorder, Reranked, Usage, discard
 from .catalogue import Catalogue, Deployment, Kind, Model
@@ -40,7 +40,6 @@ from .embeddings import batches, count_inputs, vectors_reader
 from .exchange import Chunk, JsonAnswer, Request, StreamAnswer, choices_of
 from .faults import DeploymentFault, FaultKind, Rejected
 from .pool import Demand, Member, Pool
-from .rates import Charge
 from .reranking import rerank_body, scores_reader
 from .wire import HttpWire, Wire
 
@@ -193,7 +192,7 @@ class Gateway:
         account = Account(entry, call, self._clock, self._recorder)
         text: list[str] = []
         try:
-            account.charge = await self._admit(ask, call)
+            account.admitted = await self._admit(ask, call)
             account.opened = opened = await self._open(entry, ask, call, account.tries)
             account.begun_at = self._clock()
             assert isinstance(opened.answer, StreamAnswer)
@@ -273,7 +272,7 @@ class Gateway:
     async def _limits(self, call: CallContext) -> Limits:
         return UNLIMITED if self._admission is None else await self._admission.limits_of(call.tenant)
 
-    async def _admit(self, ask: Ask, call: CallContext) -> Charge | None:
+    async def _admit(self, ask: Ask, call: CallContext) -> Admitted | None:
         if self._admission is None:
             return None
         return await self._admission.admit(call, ask.limits, ask.demand.tokens, ask.cost)
@@ -283,7 +282,7 @@ class Gateway:
     ) -> Exchange:
         account = Account(entry, call, self._clock, self._recorder)
         try:
-            account.charge = await self._admit(ask, call)
+            account.admitted = await self._admit(ask, call)
             account.opened = opened = await self._open(entry, ask, call, account.tries)
             opened.lease.succeeded()
             assert isinstance(opened.answer, JsonAnswer)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from shared.errors import InvalidParameter, NotFound
-from shared.inferencing.calls import CallContext, Usage
+from shared.inferencing.calls import CallContext, JobAccount, Usage
 from shared.intelligence import conversations, prompts, quoting, synthesis
 from shared.intelligence.citations import Citation, cite, unfaithful_quotes
 from shared.intelligence.evidence import Question
@@ -34,7 +34,8 @@ Strategy = Literal["quoting", "synthesis"]
 class AnswerRequest:
     """A question over collections. ``messages`` are ``{"role", "content"}``; the last one asks.
 
-    ``deadline`` is a time of the gateway's clock; ``session`` keeps a conversation on one deployment.
+    ``deadline`` is a time of the gateway's clock; ``session`` keeps a conversation on one deployment;
+    ``job`` pays for the answer.
     """
 
     collections: Sequence[str]
@@ -45,6 +46,7 @@ class AnswerRequest:
     max_tokens: int | None = None
     deadline: float | None = None
     session: str | None = None
+    job: JobAccount | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +156,7 @@ class Answers:
             prompt_version=version,
             deadline=request.deadline,
             session=request.session,
+            job=request.job,
         )
         started = time.perf_counter()
         found = await self._retrieval.search(
@@ -163,6 +166,7 @@ class Answers:
             top=request.top,
             filter=request.filter,
             deadline=request.deadline,
+            job=request.job,
         )
         retrieved = time.perf_counter()
         yield Sources(found.passages)

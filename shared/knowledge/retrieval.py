@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 from shared.errors import Hidden, InvalidParameter, PromptTooLong
-from shared.inferencing.calls import CallContext, Usage
+from shared.inferencing.calls import CallContext, JobAccount, Usage
 from shared.knowledge.index.protocol import MAX_TOP, FacetValue, SearchRequest
 
 if TYPE_CHECKING:
@@ -105,6 +105,7 @@ class Retrieval:
         mode: Mode = "hybrid",
         semantic: bool = False,
         deadline: float | None = None,
+        job: JobAccount | None = None,
     ) -> Found:
         """The passages ranked from ``skip`` on, at most ``top``; a blank query lists chunks unranked.
 
@@ -124,7 +125,10 @@ class Retrieval:
         vectors: Mapping[str, Sequence[float]] = {}
         usage = Usage()
         if query.strip() and mode != "keyword":
-            vectors, usage = await self._embed(principal, list(by_model), query, deadline)
+            call = CallContext(
+                tenant=principal.tenant, user=principal.user, purpose="query", deadline=deadline, job=job
+            )
+            vectors, usage = await self._embed(list(by_model), query, call)
         embedded = time.perf_counter()
         request = SearchRequest(
             tenant=principal.tenant,
@@ -184,9 +188,8 @@ class Retrieval:
         return by_model
 
     async def _embed(
-        self, principal: Principal, models: Sequence[str], query: str, deadline: float | None
+        self, models: Sequence[str], query: str, call: CallContext
     ) -> tuple[Mapping[str, Sequence[float]], Usage]:
-        call = CallContext(tenant=principal.tenant, user=principal.user, purpose="query", deadline=deadline)
         embedded = await asyncio.gather(
             *(embed_beginnings(self._gateway, model, [query], call=call) for model in models)
         )

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from shared import failpoints
-from shared.inferencing.calls import CallContext
+from shared.inferencing.calls import CallContext, JobAccount
 from shared.knowledge.index import IndexedChunk, VersionRange
 from shared.knowledge.index.protocol import from_payload
 from shared.knowledge.ingestion.shards import shard_name
@@ -56,7 +56,13 @@ class Embedding:
         embedded = await self._gateway.embed(
             collection.embedding_model,
             [entry["input"] for entry in batch],
-            call=CallContext(tenant=ticket.tenant, purpose="ingestion", background=True),
+            call=CallContext(
+                tenant=ticket.tenant,
+                user=assignment.job.owner,
+                purpose="ingestion",
+                job=JobAccount(ticket.job, ticket.attempt),
+                background=True,
+            ),
             tokens=[entry["tokens"] for entry in batch],
         )
         chunks = [
