@@ -35,6 +35,7 @@ from shared.identity import Role, check_name
 from shared.jobs import Job, Kind, State, Ticket, derived_id
 from shared.knowledge.documents import check_id
 from shared.knowledge.ingestion import Incoming
+from shared.outgoing import URL_MAX_CHARACTERS
 from shared.storage import INBOX, INGESTION_QUEUE
 
 log = logging.getLogger("groundwork.ingestion")
@@ -50,11 +51,12 @@ Tag = Annotated[str, Field(max_length=MAX_TAG_CHARACTERS)]
 
 
 class InlineDocument(Model):
-    """One document of a request, as text or in base64."""
+    """One document of a request: as text, in base64, or by the address to fetch it from."""
 
     id: str = Field(max_length=1000)
     content: str | None = None
     content_base64: str | None = None
+    url: str | None = Field(None, min_length=1, max_length=URL_MAX_CHARACTERS)
     content_type: str | None = Field(None, max_length=200)
     title: str = Field("", max_length=500)
     source: str = Field("", max_length=500)
@@ -62,8 +64,10 @@ class InlineDocument(Model):
     readers: tuple[Reader, ...] | None = Field(None, max_length=MAX_READERS)
 
     def incoming(self) -> Incoming:
-        if (self.content is None) == (self.content_base64 is None):
-            raise InvalidRequest(f"The document {self.id!r} needs either 'content' or 'content_base64'.")
+        if [self.content, self.content_base64, self.url].count(None) != 2:
+            raise InvalidRequest(
+                f"The document {self.id!r} needs one of 'content', 'content_base64' and 'url'."
+            )
         try:
             content = (
                 self.content.encode()
@@ -72,7 +76,16 @@ class InlineDocument(Model):
             )
         except (binascii.Error, ValueError):
             raise InvalidRequest(f"'content_base64' of the document {self.id!r} is not base64.") from None
-        return Incoming(self.id, content, self.content_type, self.title, self.source, self.tags, self.readers)
+        return Incoming(
+            id=self.id,
+            content=content,
+            content_type=self.content_type,
+            title=self.title,
+            source=self.source,
+            tags=self.tags,
+            readers=self.readers,
+            url=self.url or "",
+        )
 
 
 class IngestionRequest(Model):

@@ -186,6 +186,7 @@ class Services:
             indexes=self.indexes,
             gateway=self.gateway,
             parsers=ParserPool(workers=self.settings.parser_workers),
+            outgoing=self.outgoing,
             max_document_bytes=self.settings.max_document_bytes,
             shards_in_flight=self.settings.shards_in_flight,
         )

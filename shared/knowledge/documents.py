@@ -64,8 +64,8 @@ def check_id(document: str) -> str:
 class Upload:
     """One accepted upload as a manifest lists it; ``content`` is the claim to its bytes.
 
-    ``inbox`` names a blob in the inbox whose bytes have yet to be copied; ``sha256`` and ``content`` are
-    empty until then.
+    ``inbox`` names a blob in the inbox, ``url`` an address, whose bytes have yet to be brought; ``sha256``
+    and ``content`` are empty until then. ``tries`` counts how often the address was asked in vain.
     """
 
     id: str
@@ -78,6 +78,13 @@ class Upload:
     readers: tuple[str, ...] | None = None
     inbox: str = ""
     content: str = ""
+    url: str = ""
+    tries: int = 0
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether its bytes have yet to be brought."""
+        return bool(self.inbox or self.url)
 
     def to_dict(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self.__dataclass_fields__}

@@ -1,6 +1,7 @@
 """Ingestion: from accepted bytes to searchable chunks, in steps that may be killed and repeated.
 
     acceptance    raw bytes to blobs, a manifest in shards, the job, a version for each document
+    gathering     bytes that did not come with the request: blobs of the inbox, documents by URL
     planning      what an attempt has to do, in shards
     preparation   read and chunk a shard's documents, pack their chunks into full embedding batches
     embedding     one batch: one call of the embedding model, then into the index, still out of sight
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING
 from shared.knowledge.ingestion.acceptance import Acceptance, Incoming
 from shared.knowledge.ingestion.assignments import Assignments
 from shared.knowledge.ingestion.embedding import Embedding
+from shared.knowledge.ingestion.gathering import Gathering
 from shared.knowledge.ingestion.outcomes import Outcome
 from shared.knowledge.ingestion.planning import Planning
 from shared.knowledge.ingestion.preparation import Preparation
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from shared.knowledge.documents import Documents
     from shared.knowledge.indexes import Indexes
     from shared.knowledge.parsing import ParserPool
+    from shared.outgoing import Outgoing
     from shared.storage import Storage
 
 
@@ -50,6 +53,7 @@ class Ingestion:
         indexes: Indexes,
         gateway: Gateway,
         parsers: ParserPool,
+        outgoing: Outgoing,
         max_document_bytes: int,
         shards_in_flight: int,
     ) -> None:
@@ -62,6 +66,15 @@ class Ingestion:
             documents=documents,
             content=content,
             shards=shards,
+            outgoing=outgoing,
+            max_document_bytes=max_document_bytes,
+        )
+        gathering = Gathering(
+            storage=storage,
+            documents=documents,
+            shards=shards,
+            acceptance=self.acceptance,
+            outgoing=outgoing,
             max_document_bytes=max_document_bytes,
         )
         self.planning = Planning(
@@ -79,7 +92,7 @@ class Ingestion:
             parsers=parsers,
             shards=shards,
             assignments=assignments,
-            acceptance=self.acceptance,
+            gathering=gathering,
         )
         self.embedding = Embedding(
             jobs=jobs,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -10,25 +9,23 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from shared import failpoints
-from shared.errors import GroundworkError, InvalidRequest, NotFound, PayloadTooLarge
+from shared.errors import InvalidRequest, PayloadTooLarge
 from shared.identity import check_readers
 from shared.jobs import Job, Kind, Ticket
 from shared.knowledge.documents import Upload, check_id, document_key
-from shared.knowledge.ingestion.outcomes import Outcome
 from shared.knowledge.ingestion.shards import in_shards, shard_name
 from shared.knowledge.media import detect
-from shared.storage import INBOX, RAW
+from shared.storage import RAW
 
 if TYPE_CHECKING:
     from shared.jobs import Jobs
-    from shared.knowledge.collections import Collection, Collections
+    from shared.knowledge.collections import Collections
     from shared.knowledge.content import ContentStore
     from shared.knowledge.documents import Documents
     from shared.knowledge.ingestion.shards import Shards
+    from shared.outgoing import Outgoing
     from shared.storage import Storage
 
-# Blobs of the inbox read at a time.
-READS_IN_FLIGHT = 8
 HEAD_BYTES = 4096
 # An upload is one property of its record: Azure Tables holds 64 KiB of UTF-16 in one.
 UPLOAD_BYTES = 60_000
@@ -36,7 +33,7 @@ UPLOAD_BYTES = 60_000
 
 @dataclass(frozen=True, slots=True)
 class Incoming:
-    """A document as a caller hands it over, not yet accepted."""
+    """A document as a caller hands it over, not yet accepted: its bytes, or the address to fetch it from."""
 
     id: str
     content: bytes
@@ -45,6 +42,7 @@ class Incoming:
     source: str = ""
     tags: tuple[str, ...] = ()
     readers: tuple[str, ...] | None = None
+    url: str = ""
 
 
 class Acceptance:
@@ -59,6 +57,7 @@ class Acceptance:
         documents: Documents,
         content: ContentStore,
         shards: Shards,
+        outgoing: Outgoing,
         max_document_bytes: int,
     ) -> None:
         self._storage = storage
@@ -67,6 +66,7 @@ class Acceptance:
         self._documents = documents
         self._content = content
         self._shards = shards
+        self._outgoing = outgoing
         self._max_document_bytes = max_document_bytes
 
     async def accept(
@@ -82,20 +82,20 @@ class Acceptance:
         """Keep the documents and announce a job for them; the caller may be answered after this.
 
         Everything is checked before anything is stored. Raises `NotFound` for the collection,
-        `PayloadTooLarge`, `UnsupportedMediaType` and `InvalidName`. The same id again gives the job that
-        is there and changes nothing; only an acceptance that was broken off is completed.
+        `PayloadTooLarge`, `UnsupportedMediaType`, `InvalidName` and `UrlRefused`. The same id again gives the
+        job that is there and changes nothing; only an acceptance that was broken off is completed.
         """
         within = await self._collections.get(tenant, collection)
         ticket = Ticket(tenant, job_id)
         if before := await self._accepted_before(ticket):
             return before
-        uploads = [self._checked(document) for document in incoming]
+        uploads = [self.check(document) for document in incoming]
         contents = {
             upload.sha256: document.content for upload, document in zip(uploads, incoming, strict=True)
         }
         shards = list(in_shards(uploads))
         for number, shard in enumerate(shards):
-            shards[number] = await self._keep(ticket, collection, number, shard, contents)
+            shards[number] = await self.keep(ticket, collection, number, shard, contents)
             await self._shards.put_manifest(ticket, number, shards[number])
         failpoints.passed("accept.kept")
         job = await self._jobs.create(
@@ -110,13 +110,13 @@ class Acceptance:
         )
         failpoints.passed("accept.announced")
         for shard in shards:
-            await self._documents.accept(tenant, collection, shard, job_id)
+            await self._accept_versions(tenant, collection, shard, job_id)
         failpoints.passed("accept.recorded")
         # The plan comes last: it tells that every document has its version.
         await self._shards.put_plan(ticket, len(shards), len(uploads))
         return job
 
-    async def _keep(
+    async def keep(
         self,
         ticket: Ticket,
         collection: str,
@@ -124,7 +124,12 @@ class Acceptance:
         uploads: Sequence[Upload],
         contents: Mapping[str, bytes],
     ) -> list[Upload]:
-        """Keep the bytes of a shard's uploads; the uploads with the claims to them."""
+        """Keep the bytes of a shard's uploads; the uploads with the claims to them.
+
+        Uploads whose bytes are awaited stay as they are.
+        """
+        awaited = [upload for upload in uploads if upload.is_awaited]
+        uploads = [upload for upload in uploads if not upload.is_awaited]
         pieces: dict[str, bytes] = {}
         names: list[str] = []
         for upload in uploads:
@@ -134,7 +139,15 @@ class Acceptance:
             pieces[names[-1]] = contents[upload.sha256]
         origin = f"{ticket.job}/{shard_name(number)}"
         claims = await self._content.put(ticket.tenant, collection, RAW, origin, pieces)
-        return [replace(upload, content=claims[name]) for upload, name in zip(uploads, names, strict=True)]
+        kept = [replace(upload, content=claims[name]) for upload, name in zip(uploads, names, strict=True)]
+        return kept + awaited
+
+    async def _accept_versions(
+        self, tenant: str, collection: str, uploads: Sequence[Upload], job: str
+    ) -> None:
+        """A version for each upload whose bytes are there; the others get theirs when they have come."""
+        here = [upload for upload in uploads if not upload.is_awaited]
+        await self._documents.accept(tenant, collection, here, job)
 
     async def accept_inbox(
         self, tenant: str, collection: str, prefix: str, *, job_id: str, owner: str, title: str
@@ -168,57 +181,14 @@ class Acceptance:
         documents = 0
         for number in range(shards):
             manifest = await self._shards.manifest(ticket, number)
-            await self._documents.accept(ticket.tenant, job.collection, manifest, ticket.job)
+            await self._accept_versions(ticket.tenant, job.collection, manifest, ticket.job)
             documents += len(manifest)
         return await self._shards.put_plan(ticket, shards, documents)
 
-    async def copy_from_inbox(
-        self, ticket: Ticket, collection: Collection, number: int
-    ) -> tuple[list[Upload], list[Outcome]]:
-        """The uploads of a shard, and the outcomes of those that were refused.
-
-        Blobs of the inbox are brought into the store of content first, and get their versions.
-        """
-        uploads = await self._shards.manifest(ticket, number)
-        if not any(upload.inbox for upload in uploads):
-            return uploads, []
-        kept = [upload for upload in uploads if not upload.inbox]
-        contents: dict[str, bytes] = {}
-        copied: list[Upload] = []
-        refused: dict[str, Outcome] = {}
-        gate = asyncio.Semaphore(READS_IN_FLIGHT)
-
-        async def read(upload: Upload) -> None:
-            try:
-                async with gate:
-                    content = await self._inbox_content(upload)
-                checked = self._checked(Incoming(upload.id, content, upload.media, source="inbox"))
-            except GroundworkError as error:
-                if error.retryable:
-                    raise
-                refused[upload.inbox] = Outcome.failed(upload.id, error)
-            else:
-                contents[checked.sha256] = content
-                copied.append(checked)
-
-        await asyncio.gather(*(read(upload) for upload in uploads if upload.inbox))
-        kept += await self._keep(ticket, collection.name, number, copied, contents)
-        await self._documents.accept(ticket.tenant, collection.name, kept, ticket.job)
-        left = [upload for upload in uploads if upload.inbox in refused]
-        await self._shards.put_manifest(ticket, number, kept + left)
-        return kept, [*refused.values()]
-
-    async def _inbox_content(self, upload: Upload) -> bytes:
-        if upload.size > self._max_document_bytes:
-            raise PayloadTooLarge(
-                f"The document has {upload.size} bytes; the limit is {self._max_document_bytes}."
-            )
-        content = await self._storage.get_blob(INBOX, upload.inbox)
-        if content is None:
-            raise NotFound("blob", upload.inbox)
-        return content
-
-    def _checked(self, document: Incoming) -> Upload:
+    def check(self, document: Incoming) -> Upload:
+        """What there is to note of a document; raises where it cannot be taken."""
+        if document.url:
+            return self._check_source(document)
         if len(document.content) > self._max_document_bytes:
             raise PayloadTooLarge(
                 f"The document {document.id!r} has {len(document.content)} bytes; "
@@ -226,16 +196,38 @@ class Acceptance:
                 limit=self._max_document_bytes,
             )
         check_readers(document.readers or ())
-        upload = Upload(
-            id=check_id(document.id),
-            sha256=hashlib.sha256(document.content).hexdigest(),
-            size=len(document.content),
-            media=detect(document.id, document.content_type, document.content[:HEAD_BYTES]).value,
-            title=document.title,
-            source=document.source,
-            tags=document.tags,
-            readers=document.readers,
+        return self._sized(
+            Upload(
+                id=check_id(document.id),
+                sha256=hashlib.sha256(document.content).hexdigest(),
+                size=len(document.content),
+                media=detect(document.id, document.content_type, document.content[:HEAD_BYTES]).value,
+                title=document.title,
+                source=document.source,
+                tags=document.tags,
+                readers=document.readers,
+            )
         )
+
+    def _check_source(self, document: Incoming) -> Upload:
+        """A document that is to be fetched. What follows the path of its address may be a secret."""
+        parts = self._outgoing.check(document.url)
+        check_readers(document.readers or ())
+        return self._sized(
+            Upload(
+                id=check_id(document.id),
+                sha256="",
+                size=0,
+                media=document.content_type or "",
+                title=document.title,
+                source=document.source or f"{parts.scheme}://{parts.netloc}{parts.path}",
+                tags=document.tags,
+                readers=document.readers,
+                url=document.url,
+            )
+        )
+
+    def _sized(self, upload: Upload) -> Upload:
         if len(json.dumps(upload.to_dict(), ensure_ascii=False).encode("utf-16-le")) > UPLOAD_BYTES:
             raise InvalidRequest(f"Title, source, tags and readers of {upload.id!r} are too long together.")
         return upload

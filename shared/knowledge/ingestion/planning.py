@@ -82,7 +82,8 @@ class Planning:
         for number in range(shards_before):
             outcomes = await self._shards.outcomes(before, number) or []
             good = {outcome.id for outcome in outcomes if outcome.good}
-            again += [u for u in await self._shards.manifest(before, number) if u.id not in good]
+            manifest = await self._shards.manifest(before, number)
+            again += [replace(upload, tries=0) for upload in manifest if upload.id not in good]
         shards = list(in_shards(again))
         for number, shard in enumerate(shards):
             await self._shards.put_manifest(ticket, number, shard)

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from shared.knowledge.collections import Collection
     from shared.knowledge.content import ContentStore
     from shared.knowledge.documents import Document, Documents, Upload
-    from shared.knowledge.ingestion.acceptance import Acceptance
     from shared.knowledge.ingestion.assignments import Assignments
+    from shared.knowledge.ingestion.gathering import Gathering
     from shared.knowledge.ingestion.shards import Shards
     from shared.knowledge.parsing import ParserPool
 
@@ -70,7 +70,7 @@ class Preparation:
         parsers: ParserPool,
         shards: Shards,
         assignments: Assignments,
-        acceptance: Acceptance,
+        gathering: Gathering,
     ) -> None:
         self._jobs = jobs
         self._documents = documents
@@ -79,7 +79,7 @@ class Preparation:
         self._parsers = parsers
         self._shards = shards
         self._assignments = assignments
-        self._acceptance = acceptance
+        self._gathering = gathering
 
     async def prepare(self, ticket: Ticket, number: int) -> int:
         """Read and chunk the documents of a shard; the number of embedding batches they make."""
@@ -87,7 +87,7 @@ class Preparation:
         assignment.stop_if_cancelled()
         collection = assignment.collection
         model = self._gateway.catalogue.models[collection.embedding_model]
-        uploads, outcomes = await self._acceptance.copy_from_inbox(ticket, collection, number)
+        uploads, outcomes = await self._gathering.gather(ticket, collection, number)
         records = await self._documents.find_all(
             ticket.tenant, collection.name, [upload.id for upload in uploads]
         )

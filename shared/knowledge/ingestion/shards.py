@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 # A shard is what one sub-orchestration works on: small enough to repeat, large enough to fill batches.
 SHARD_DOCUMENTS = 100
 SHARD_BYTES = 512 * 1024
+# A document that has yet to be fetched counts as this much: a minute each, four at a time, they must fit
+# into the time of one activity (functionTimeout in host.json).
+FETCHED_BYTES = SHARD_BYTES // 25
 
 
 def shard_name(number: int) -> str:
@@ -31,11 +34,12 @@ def in_shards(uploads: Iterable[Upload]) -> Iterable[list[Upload]]:
     shard: list[Upload] = []
     size = 0
     for upload in uploads:
-        if shard and (len(shard) == SHARD_DOCUMENTS or size + upload.size > SHARD_BYTES):
+        weight = FETCHED_BYTES if upload.url else upload.size
+        if shard and (len(shard) == SHARD_DOCUMENTS or size + weight > SHARD_BYTES):
             yield shard
             shard, size = [], 0
         shard.append(upload)
-        size += upload.size
+        size += weight
     if shard:
         yield shard
 
