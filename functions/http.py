@@ -12,7 +12,8 @@ import json
 import logging
 import math
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
@@ -370,6 +371,29 @@ def accepted(call: Call, job: Job) -> Response:
 def sse(event: str, data: Mapping[str, Any]) -> bytes:
     """One server-sent event with a JSON body."""
     return f"event: {event}\ndata: {json.dumps(data, ensure_ascii=False, separators=(',', ':'))}\n\n".encode()
+
+
+async def ended_by_error(
+    call: Call,
+    events: AsyncGenerator[bytes, None],
+    failed: Callable[[GroundworkError], bytes] | None = None,
+) -> AsyncIterator[bytes]:
+    """``events``; where they break off, one more that tells the error: no stream just ends.
+
+    ``failed`` makes it, by default problem details. A client that leaves closes ``events`` at once, which
+    ends the calls behind it.
+    """
+    async with aclosing(events):
+        try:
+            async for event in events:
+                yield event
+            return
+        except GroundworkError as raised:
+            error = raised
+        except Exception:
+            log.exception("stream_failed", extra={"correlation_id": call.correlation_id})
+            error = InternalError()
+    yield failed(error) if failed else sse("error", problem_document(error, call.correlation_id))
 
 
 def event_stream(events: AsyncIterator[bytes]) -> Response:

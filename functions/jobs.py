@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import azure.durable_functions as df
@@ -13,7 +13,7 @@ import azure.functions as func
 from azurefunctions.extensions.http.fastapi import JSONResponse, Response
 
 from functions.activities import activity
-from functions.http import Call, Client, accepted, event_stream, route, sse
+from functions.http import Call, Client, accepted, ended_by_error, event_stream, route, sse
 from functions.services import services
 from shared import failpoints
 from shared.errors import Conflict, Hidden, InvalidParameter, NotFound, StorageUnavailable
@@ -66,12 +66,13 @@ def job_id_for(call: Call) -> str:
     return derived_id("http", who.tenant, who.user, call.request.method, call.request.url.path, key)
 
 
-def _may_see(principal: Principal, job: Job) -> bool:
+def may_see(principal: Principal, job: Job) -> bool:
     """A job is its owner's; those of documents also of whoever may change documents, all of operators.
 
     A credential that is limited to collections sees the jobs of these alone.
     """
-    if not all(principal.reaches(name) for name in job.collection.split(", ")):
+    names = filter(None, job.collection.split(", "))
+    if not all(principal.reaches(name) for name in names):
         return False
     if job.owner == principal.user or principal.may(Role.OPERATOR):
         return True
@@ -81,7 +82,7 @@ def _may_see(principal: Principal, job: Job) -> bool:
 async def _job(call: Call) -> Job:
     """The job that the path names; `NotFound` where the caller may not see it."""
     job = await services().jobs.get(call.principal.tenant, call.path("job"))
-    if not _may_see(call.principal, job):
+    if not may_see(call.principal, job):
         raise Hidden("job", job.id)
     return job
 
@@ -95,7 +96,7 @@ async def list_jobs(call: Call) -> Response:
     jobs, following = await services().jobs.newest(
         call.principal.tenant, after=call.query("after"), limit=call.number("limit", 50, 200)
     )
-    seen = (job for job in jobs if _may_see(call.principal, job))
+    seen = (job for job in jobs if may_see(call.principal, job))
     items = [status_document(job, None, call.base_url) for job in seen]
     return JSONResponse({"items": items, "next": following})
 
@@ -140,25 +141,25 @@ async def get_job_result(call: Call) -> Response:
 async def get_job_events(call: Call) -> Response:
     """The job's status as server-sent events, at every change, until it has ended."""
     job = await _job(call)
+    return event_stream(ended_by_error(call, _status_events(call, job)))
 
-    async def events() -> AsyncIterator[bytes]:
-        last: dict[str, Any] = {}
-        silent_since = time.monotonic()
-        while True:
-            current = await services().jobs.get(job.tenant, job.id)
-            current = await _checked_against_orchestration(call.client, current)
-            status = await _status(current, call.base_url)
-            if status != last:
-                yield sse("status", status)
-                last, silent_since = status, time.monotonic()
-            elif time.monotonic() - silent_since > EVENT_SILENCE_SECONDS:
-                yield b": still running\n\n"
-                silent_since = time.monotonic()
-            if current.state.final:
-                return
-            await asyncio.sleep(EVENT_INTERVAL_SECONDS)
 
-    return event_stream(events())
+async def _status_events(call: Call, job: Job) -> AsyncGenerator[bytes, None]:
+    last: dict[str, Any] = {}
+    silent_since = time.monotonic()
+    while True:
+        current = await services().jobs.get(job.tenant, job.id)
+        current = await _checked_against_orchestration(call.client, current)
+        status = await _status(current, call.base_url)
+        if status != last:
+            yield sse("status", status)
+            last, silent_since = status, time.monotonic()
+        elif time.monotonic() - silent_since > EVENT_SILENCE_SECONDS:
+            yield b": still running\n\n"
+            silent_since = time.monotonic()
+        if current.state.final:
+            return
+        await asyncio.sleep(EVENT_INTERVAL_SECONDS)
 
 
 @route(blueprint, "POST", "/api/jobs/{job}/cancel", role=Role.CONTRIBUTOR, statuses=(202, 409))

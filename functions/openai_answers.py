@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import quote
 
 from functions.chat import MAX_MESSAGE_CHARACTERS
-from functions.http import Call
 from functions.services import services
 from shared.errors import Hidden, InvalidName, InvalidParameter, NotFound, PromptTooLong
 from shared.inferencing.chat import completion_limit
 
 if TYPE_CHECKING:
+    from shared.identity import Principal
+    from shared.inferencing import JobAccount
     from shared.intelligence.answers import Answer, AnswerEvent, AnswerRequest
 
 PREFIX = "rag:"
@@ -38,31 +39,42 @@ def model_entry(name: str, created: float) -> dict[str, Any]:
     return {"id": name, "object": "model", "created": int(created), "owned_by": "groundwork"}
 
 
-async def collection_of(call: Call, model: str) -> Any:
+async def collection_of(principal: Principal, model: str) -> Any:
     """The caller's collection that ``model`` names; `NotFound` for the model where there is none."""
     name = model.removeprefix(PREFIX)
-    if not call.principal.reaches(name):
+    if not principal.reaches(name):
         raise Hidden("model", model)
     try:
-        return await services().collections.get(call.principal.tenant, name)
+        return await services().collections.get(principal.tenant, name)
     except (NotFound, InvalidName):
         raise NotFound("model", model) from None
 
 
-async def chunks(call: Call, model: str, body: Mapping[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
+async def check(principal: Principal, model: str, body: Mapping[str, Any]) -> None:
+    """Raise what `chunks` raises for a body or a model that is wrong."""
+    _request((await collection_of(principal, model)).name, body)
+
+
+async def chunks(
+    principal: Principal,
+    model: str,
+    body: Mapping[str, Any],
+    name: str,
+    account: JobAccount | None = None,
+) -> AsyncGenerator[dict[str, Any], None]:
     """The answer to a chat completion body as its chunks; the last one with a choice brings citations.
 
-    The chunk after it has the usage alone. Raises what `Answers.stream` raises, before the first chunk
-    unless the model breaks off.
+    The chunk after it has the usage alone. ``name`` tells this answer from others. Raises what
+    `Answers.stream` raises, before the first chunk unless the model breaks off.
     """
     from shared.intelligence.answers import Delta, Final
 
-    collection = await collection_of(call, model)
-    request = _request(collection.name, body)
-    head = {"id": f"chatcmpl-{call.correlation_id}", "object": "chat.completion.chunk"}
+    collection = await collection_of(principal, model)
+    request = replace(_request(collection.name, body), job=account)
+    head = {"id": f"chatcmpl-{name}", "object": "chat.completion.chunk"}
     head |= {"created": int(time.time()), "model": model}
     role: dict[str, Any] = {"role": "assistant"}
-    stream = services().answers.stream(call.principal, request)
+    stream = services().answers.stream(principal, request)
     async with aclosing(cast("AsyncGenerator[AnswerEvent, None]", stream)) as events:
         async for event in events:
             match event:
@@ -70,15 +82,20 @@ async def chunks(call: Call, model: str, body: Mapping[str, Any]) -> AsyncGenera
                     yield {**head, "choices": [_choice({**role, "content": text}, None)]}
                     role = {}
                 case Final(answer):
-                    yield {**head, "choices": [_choice(_conclusion(answer, call.base_url), "stop")]}
+                    yield {
+                        **head,
+                        "choices": [
+                            _choice(_conclusion(answer, services().settings.public_url or ""), "stop")
+                        ],
+                    }
                     yield {**head, "choices": [], "usage": _usage(answer)}
 
 
-async def completion(call: Call, model: str, body: Mapping[str, Any]) -> dict[str, Any]:
+async def completion(principal: Principal, model: str, body: Mapping[str, Any], name: str) -> dict[str, Any]:
     """The answer to a chat completion body, whole."""
     whole: dict[str, Any] = {}
     message: dict[str, Any] = {"role": "assistant", "content": "", "refusal": None}
-    async for chunk in chunks(call, model, body):
+    async for chunk in chunks(principal, model, body, name, account):
         whole |= chunk
         for choice in chunk["choices"]:
             delta = choice["delta"]

@@ -1,4 +1,4 @@
-"""The OpenAI-compatible surface: models, chat completions, embeddings, responses.
+"""The OpenAI-compatible surface: models, chat completions, embeddings.
 
 A model of the catalogue is passed through: what the service sends goes to the client as it is. The model id
 ``rag:{collection}`` answers from a collection's documents.
@@ -9,19 +9,20 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any
 
 import azure.durable_functions as df
 from azurefunctions.extensions.http.fastapi import JSONResponse, Response
 
 from functions import openai_answers as answers
-from functions.http import Call, Handler, Model, route, sse, validated
+from functions.http import Call, Handler, Model, route, validated
+from functions.later import Asked, preferred_wait, respond, writes
 from functions.openai_wire import (
     DONE,
     REQUEST_ID_HEADER,
     ChatCompletionBody,
     EmbeddingsBody,
-    ResponsesBody,
     data_event,
     encode,
     event_response,
@@ -29,10 +30,11 @@ from functions.openai_wire import (
     read_object,
 )
 from functions.services import services
-from shared.errors import InvalidParameter, NotFound
+from shared.errors import InvalidParameter, NotFound, OutlastsRequest
+from shared.identity import Principal
 from shared.inferencing import CallContext
+from shared.inferencing.assembly import Assembly
 from shared.inferencing.embeddings_api import check_inputs, embeddings_document
-from shared.inferencing.responses import ResponseWriter, chat_body, whole_response
 
 blueprint = df.Blueprint()
 
@@ -53,6 +55,7 @@ def serve(
     *,
     on: df.Blueprint = blueprint,
     durable: bool = False,
+    statuses: tuple[int, ...] = (200,),
 ) -> Callable[[Handle], list[Handler]]:
     """Serve ``path`` under OpenAI's root and both of Azure's; ``azure`` is the older one's."""
 
@@ -71,6 +74,7 @@ def serve(
                 root + path,
                 body=body,
                 durable=durable,
+                statuses=statuses,
                 name=f"{form}_{handle.__name__}",
                 errors=openai_error,
             )(identified)
@@ -98,7 +102,7 @@ async def model(call: Call) -> Response:
     """One model."""
     name = call.path("model")
     if name.startswith(answers.PREFIX):
-        collection = await answers.collection_of(call, name)
+        collection = await answers.collection_of(call.principal, name)
         return JSONResponse(answers.model_object(collection.name, collection.created))
     if name not in services().catalogue.models:
         raise NotFound("model", name)
@@ -110,22 +114,81 @@ def _catalogue_time() -> float:
     return services().settings.models_file.stat().st_mtime
 
 
-@serve("POST", "/chat/completions", AZURE_DEPLOYMENT, ChatCompletionBody)
+@serve("POST", "/chat/completions", AZURE_DEPLOYMENT, ChatCompletionBody, durable=True, statuses=(200, 202))
 async def chat_completions(call: Call) -> Response:
-    """A chat completion: JSON, or server-sent events with stream."""
+    """A chat completion: JSON, server-sent events with stream, or a job with Prefer: respond-async."""
     body = await read_object(call)
     asked = validated(ChatCompletionBody, body)
-    name = _model_name(call, asked.model)
+    name = model_name(call, asked.model)
+    context = call_context(call.principal, call.correlation_id, "chat", asked.prompt_cache_key)
+    if job := await for_later(call, "chat_completions", {**body, "model": name}, body, context):
+        return job
     if name.startswith(answers.PREFIX):
         if asked.stream:
             return await event_response(call, _answer_events(call, name, body))
-        return JSONResponse(await call.while_connected(answers.completion(call, name, body)))
+        work = answers.completion(call.principal, name, body, call.correlation_id)
+        return JSONResponse(await call.while_connected(work))
     _refuse_data_sources(body)
-    context = _context(call, "chat", asked.prompt_cache_key)
     if asked.stream:
         return await event_response(call, _passed_on(name, body, context))
     work = services().gateway.exchange_chat(name, body, call=context)
     return _json((await call.while_connected(work)).answer.data)
+
+
+async def for_later(
+    call: Call, operation: str, asked: Mapping[str, Any], chat: Mapping[str, Any], context: CallContext
+) -> Response | None:
+    """The job that takes over where the client has said that it takes one; None to answer on the line.
+
+    ``chat`` is the chat completion that ``asked`` comes down to; it is checked before it is accepted.
+    Raises `OutlastsRequest` where the client has not, and its answer would come too late.
+    """
+    name, wait = asked["model"], preferred_wait(call.request)
+    documents = name.startswith(answers.PREFIX)
+    expected: float | None = None
+    if documents:
+        await answers.check(call.principal, name, chat)
+    else:
+        _refuse_data_sources(chat)
+        expected = await services().gateway.foresee(name, chat, call=context)
+    if wait is None:
+        if expected is not None and not asked.get("stream"):
+            _refuse_what_outlasts(name, expected)
+        return None
+    if expected is not None and expected <= wait:
+        return None
+    title, collection = f"Answer of {name}", name.removeprefix(answers.PREFIX) if documents else ""
+    return await respond(call, operation, asked, title=title, collection=collection, wait=wait)
+
+
+def _refuse_what_outlasts(name: str, expected: float) -> None:
+    limit = services().catalogue.models[name].timeouts.total_seconds
+    if expected > limit:
+        detail = (
+            f"The answer is expected after {expected:.0f} s; a request that waits ends after {limit:.0f} s. "
+            "Ask with 'stream', or with the header 'Prefer: respond-async'."
+        )
+        raise OutlastsRequest(detail, expected_seconds=round(expected), limit=limit)
+
+
+@writes("chat_completions")
+async def _later_completion(asked: Asked) -> dict[str, Any]:
+    return await completion_later(asked, "chat", asked.body)
+
+
+async def completion_later(asked: Asked, purpose: str, chat: Mapping[str, Any]) -> dict[str, Any]:
+    """A completion that nobody waits for: read as a stream, because no limit holds for a whole answer."""
+    name = asked.body["model"]
+    if name.startswith(answers.PREFIX):
+        return await answers.completion(asked.principal, name, chat, asked.job, asked.account)
+    context = call_context(asked.principal, asked.job, purpose, chat.get("prompt_cache_key"))
+    context = replace(context, background=True, job=asked.account)
+    body = {**chat, "stream_options": {"include_usage": True}}
+    assembly = Assembly()
+    async with aclosing(services().gateway.stream_chunks(name, body, call=context)) as chunks:
+        async for chunk in chunks:
+            assembly.add(chunk.json)
+    return assembly.completion
 
 
 def _refuse_data_sources(body: Mapping[str, Any]) -> None:
@@ -147,7 +210,8 @@ async def _passed_on(name: str, body: Mapping[str, Any], context: CallContext) -
 
 async def _answer_events(call: Call, name: str, body: Mapping[str, Any]) -> AsyncGenerator[bytes, None]:
     usage_wanted = bool((body.get("stream_options") or {}).get("include_usage"))
-    async with aclosing(answers.chunks(call, name, body)) as chunks:
+    stream = answers.chunks(call.principal, name, body, call.correlation_id)
+    async with aclosing(stream) as chunks:
         async for chunk in chunks:
             if usage_wanted or chunk["choices"]:
                 yield data_event(encode(chunk))
@@ -159,8 +223,8 @@ async def embeddings(call: Call) -> Response:
     """Embeddings of texts or token ids, as numbers or base64."""
     body = await read_object(call)
     asked = validated(EmbeddingsBody, body)
-    name = _model_name(call, asked.model)
-    context = _context(call, "embeddings")
+    name = model_name(call, asked.model)
+    context = call_context(call.principal, call.correlation_id, "embeddings")
     entry = services().catalogue.models.get(name)
     texts = await check_inputs(entry, asked.input, asked.dimensions) if entry else []
     if entry and len(texts) > entry.batch_max_inputs and asked.dimensions in (None, entry.dimensions):
@@ -172,62 +236,7 @@ async def embeddings(call: Call) -> Response:
     return _json((await call.while_connected(work)).answer.data)
 
 
-@serve("POST", "/responses", AZURE, ResponsesBody)
-async def responses(call: Call) -> Response:
-    """A response, which is not stored: JSON, or server-sent events with stream."""
-    body = await read_object(call)
-    asked = validated(ResponsesBody, body)
-    name = _model_name(call, asked.model)
-    chat = chat_body(body)
-    if asked.stream:
-        writer = ResponseWriter(body, name)
-        return await event_response(
-            call,
-            _response_events(writer, _chunks(call, name, chat)),
-            lambda error: _event(writer.failed(error)),
-        )
-    if name.startswith(answers.PREFIX):
-        completion = await call.while_connected(answers.completion(call, name, chat))
-    else:
-        work = services().gateway.complete(
-            name, chat, call=_context(call, "responses", asked.prompt_cache_key)
-        )
-        completion = (await call.while_connected(work)).json
-    return JSONResponse(whole_response(body, name, completion))
-
-
-async def _chunks(call: Call, name: str, chat: Mapping[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
-    """The chunks of a chat completion by a model or from documents, the last with usage."""
-    if name.startswith(answers.PREFIX):
-        async with aclosing(answers.chunks(call, name, chat)) as chunks:
-            async for chunk in chunks:
-                yield chunk
-        return
-    body = {**chat, "stream_options": {"include_usage": True}}
-    context = _context(call, "responses", chat.get("prompt_cache_key"))
-    async with aclosing(services().gateway.stream_chunks(name, body, call=context)) as sent:
-        async for chunk in sent:
-            yield chunk.json
-
-
-async def _response_events(
-    writer: ResponseWriter, chunks: AsyncGenerator[dict[str, Any], None]
-) -> AsyncGenerator[bytes, None]:
-    async with aclosing(chunks):
-        begun = False
-        async for chunk in chunks:
-            events = writer.add(chunk) if begun else [*writer.begin(), *writer.add(chunk)]
-            begun = True
-            if events:
-                yield b"".join(map(_event, events))
-    yield b"".join(map(_event, writer.end()))
-
-
-def _event(event: Mapping[str, Any]) -> bytes:
-    return sse(event["type"], event)
-
-
-def _model_name(call: Call, asked: str | None) -> str:
+def model_name(call: Call, asked: str | None) -> str:
     """The model: the deployment of the path, or the one that the body names."""
     name = call.request.path_params.get("deployment") or asked
     if not name:
@@ -235,13 +244,15 @@ def _model_name(call: Call, asked: str | None) -> str:
     return name
 
 
-def _context(call: Call, purpose: str, session: str | None = None) -> CallContext:
+def call_context(
+    principal: Principal, correlation_id: str, purpose: str, session: str | None = None
+) -> CallContext:
     return CallContext(
-        tenant=call.principal.tenant,
-        user=call.principal.user,
+        tenant=principal.tenant,
+        user=principal.user,
         purpose=purpose,
         session=session,
-        correlation_id=call.correlation_id,
+        correlation_id=correlation_id,
     )
 
 

@@ -6,20 +6,17 @@ A body is checked in what the app acts upon; the rest goes to the model as it ca
 from __future__ import annotations
 
 import json
-import logging
 import math
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import Any, Literal
 
 from azurefunctions.extensions.http.fastapi import JSONResponse, Response
 from pydantic import ConfigDict, Field
 
-from functions.http import Call, Model, event_stream
-from shared.errors import GroundworkError, InternalError, MalformedJson, Unauthenticated, UnsupportedMediaType
+from functions.http import Call, Model, ended_by_error, event_stream
+from shared.errors import GroundworkError, MalformedJson, Unauthenticated, UnsupportedMediaType
 from shared.inferencing.faults import Rejected
-
-log = logging.getLogger("groundwork.openai")
 
 REQUEST_ID_HEADER = "x-request-id"
 DONE = b"data: [DONE]\n\n"
@@ -54,6 +51,7 @@ class ResponsesBody(OpenAIBody):
     """OpenAI's Responses request, as far as it needs no stored state."""
 
     input: str | list[Any]
+    background: bool | None = None
     instructions: str | None = None
     include: list[str] | None = None
     max_output_tokens: int | None = Field(None, ge=1)
@@ -146,22 +144,21 @@ async def event_response(
     client leaves, ``events`` is closed, which stops what it waits for.
     """
     first = await call.while_connected(anext(events, b""))
-    return event_stream(_guarded(call, first, events, failed or failed_event))
+    render = failed or failed_event
+    return event_stream(
+        ended_by_error(
+            call,
+            _from_first(first, events),
+            lambda error: render(error_object(error, call.correlation_id)),
+        )
+    )
 
 
-async def _guarded(
-    call: Call, first: bytes, events: AsyncGenerator[bytes, None], failed: Callable[[dict[str, Any]], bytes]
-) -> AsyncIterator[bytes]:
+async def _from_first(first: bytes, events: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
     async with aclosing(events):
-        try:
-            yield first
-            async for event in events:
-                yield event
-        except GroundworkError as error:
-            yield failed(error_object(error, call.correlation_id))
-        except Exception:
-            log.exception("stream_failed", extra={"correlation_id": call.correlation_id})
-            yield failed(error_object(InternalError(), call.correlation_id))
+        yield first
+        async for event in events:
+            yield event
 
 
 def failed_event(error: dict[str, Any]) -> bytes:

@@ -7,7 +7,8 @@
     │   ├── InvalidFilter         400
     │   ├── InvalidParameter      400
     │   ├── UrlRefused            400  an address that the app must not ask
-    │   └── PromptTooLong         400
+    │   ├── PromptTooLong         400
+    │   └── OutlastsRequest       400  the answer would come after HTTP has given up
     ├── Unauthenticated           401
     ├── BudgetExceeded            402  a job has reached its cost ceiling
     ├── Forbidden                 403
@@ -91,6 +92,12 @@ class PromptTooLong(InvalidRequest):
 
 class UrlRefused(InvalidRequest):
     code, title = "url_refused", "The address must not be asked"
+
+
+class OutlastsRequest(InvalidRequest):
+    """``extra`` has the ``expected_seconds`` and the ``limit`` of a request that waits."""
+
+    code, title = "outlasts_request", "The answer would take longer than a request may wait"
 
 
 class Unauthenticated(GroundworkError):

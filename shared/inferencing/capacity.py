@@ -5,6 +5,8 @@ Nothing here holds a clock: every method that needs the time is told it.
 
 from __future__ import annotations
 
+from collections import defaultdict
+
 # A quarter of the level at which it was refused is given up at once and won back one by one (AIMD,
 # Chiu and Jain 1989); a burst of refusals belongs to one overload.
 SHRINK_FACTOR = 0.75
@@ -125,5 +127,34 @@ class Latency:
         self._samples += 1
 
     @property
+    def mean(self) -> float | None:
+        return None if self._samples < MIN_SAMPLES else self._mean
+
+    @property
     def suspicious_seconds(self) -> float | None:
         return None if self._samples < MIN_SAMPLES else self._mean + 4 * self._deviation
+
+
+# Shorter answers say more of the time to the first token than of the pace of the rest.
+LEAST_PACE_TOKENS = 16
+
+
+class Pace:
+    """How long answers get and how fast they come, learned from those to requests with like limits."""
+
+    def __init__(self) -> None:
+        self._seconds_per_token = Latency()
+        self._tokens: defaultdict[int, Latency] = defaultdict(Latency)
+
+    def add(self, size: int, tokens: int, seconds: float) -> None:
+        """An answer of ``tokens`` to a request whose limit is of the order ``size``."""
+        self._tokens[size].add(tokens)
+        if tokens >= LEAST_PACE_TOKENS:
+            self._seconds_per_token.add(seconds / tokens)
+
+    def expected_seconds(self, size: int, limit: int | None) -> float | None:
+        """What such an answer takes; None where too few have been seen."""
+        tokens, pace = self._tokens[size].mean, self._seconds_per_token.mean
+        if tokens is None or pace is None:
+            return None
+        return pace * (tokens if limit is None else min(tokens, limit))

@@ -91,6 +91,13 @@ class Dispatcher:
         self._line.advance()  # to take what is left, or to learn that there is nothing to wait for
         return lease
 
+    def expected_seconds(self, demand: Demand, limit: int | None) -> float | None:
+        """How long a call will likely take, its turn in line included; None where too little is known."""
+        answer = self.pool.pace.expected_seconds(demand.shape[1], limit)
+        if answer is None:
+            return None
+        return answer + self.pool.turn_seconds(self.clock(), demand, self._line.ahead_of(demand.background))
+
     def _may_go(self, wants: Wants) -> bool:
         now = self.clock()
         return self.pool.has_room(now, wants) or not self.pool.is_busy(now, wants)

@@ -30,6 +30,7 @@ from .catalogue import Catalogue, Deployment, Kind, Model
 from .chat import (
     ASKING_MEMBER,
     check_chat,
+    completion_limit,
     estimate_usage,
     needed_capabilities,
     read_completion,
@@ -169,6 +170,19 @@ class Gateway:
         exchange = await self._exchange_input(entry, request, tokens, call)
         return Reranked(exchange.answer.value, exchange.usage)
 
+    async def foresee(self, model: str, body: Mapping[str, Any], *, call: CallContext) -> float | None:
+        """Check a chat completion as ``complete`` does before it sends anything, and say how many seconds
+        it will likely take whole; None where too little is known.
+
+        The estimate is the length of answers to requests with a like limit, at most the limit, times the
+        seconds per token of this model's deployments, and the turn in line where calls wait.
+        """
+        entry = self._entry(model, Kind.CHAT)
+        ask = await self._chat_ask(entry, body, call, stream=False)
+        dispatcher = self._dispatcher(entry, call)
+        _check_supported(entry, dispatcher.pool, ask.demand)
+        return dispatcher.expected_seconds(ask.demand, completion_limit(entry, ask.request.body))
+
     async def exchange_chat(self, model: str, body: Mapping[str, Any], *, call: CallContext) -> Exchange:
         """As ``complete``, with the answer as it was sent, for an edge that passes it on."""
         entry = self._entry(model, Kind.CHAT)
@@ -201,6 +215,11 @@ class Gateway:
                 if usage_wanted or chunk.json.get("choices") or not chunk.json.get("usage"):
                     yield chunk
             opened.lease.learn_gap(account.longest_gap)
+            # A service that reports nothing sends about a token a chunk.
+            reported = opened.answer.usage
+            opened.lease.learn_pace(
+                self._clock(), len(text) if reported is None else reported.completion_tokens
+            )
             opened.lease.succeeded()
             account.outcome = "ok"
         except GroundworkError as error:
@@ -287,6 +306,8 @@ class Gateway:
             opened.lease.succeeded()
             assert isinstance(opened.answer, JsonAnswer)
             account.usage = opened.answer.usage or estimate(opened.answer)
+            if entry.kind is Kind.CHAT:
+                opened.lease.learn_pace(self._clock(), account.usage.completion_tokens)
             account.outcome = "ok"
             return Exchange(opened.answer, opened.lease.deployment.name, account.usage)
         except GroundworkError as error:

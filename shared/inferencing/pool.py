@@ -16,7 +16,7 @@ from itertools import groupby
 from random import Random
 
 from .breaker import Breaker, State, Ticket
-from .capacity import InFlightLimit, Latency, RateBudget
+from .capacity import InFlightLimit, Latency, Pace, RateBudget
 from .catalogue import Capability, Deployment
 from .faults import DeploymentFault, FaultKind
 from .line import Wants
@@ -146,6 +146,10 @@ class Lease:
         """The same for a probe, whose failure costs nobody anything."""
         return self._pool.suspicious_seconds(self._member, self._demand.shape, LEAST_PROBE_SECONDS)
 
+    def learn_pace(self, now: float, tokens: int) -> None:
+        """An answer of ``tokens`` is complete."""
+        self._pool.pace.add(self._demand.shape[1], tokens, now - self.started)
+
     def learn_gap(self, seconds: float) -> None:
         """The longest silence in a stream that ended well."""
         self._pool.learn(self._member, GAP, seconds)
@@ -212,6 +216,7 @@ class Pool:
         self._groups = [list(g) for _, g in groupby(self.members, key=lambda m: m.deployment.priority)]
         self._random = random
         self._latencies: defaultdict[Shape, Latency] = defaultdict(Latency)
+        self.pace = Pace()
         self.on_release: Callable[[], None] = lambda: None
         self.least_patience = LEAST_HEDGE_SECONDS if hedge else LEAST_PATIENCE_SECONDS
         self._hedges = MOST_HEDGES
@@ -257,6 +262,14 @@ class Pool:
         able = self._able(demand.wants())
         waits = (member.retry_after(now, demand.background) for member in able)
         return min(waits, default=0.0) or DEFAULT_RETRY_AFTER_SECONDS
+
+    def turn_seconds(self, now: float, demand: Demand, ahead: int) -> float:
+        """How long the last of ``ahead`` calls in line will likely wait; 0 where too little is known."""
+        able = [m for m in self._able(demand.wants()) if m.serves(now, demand.background)]
+        mean = self._latencies[demand.shape].mean
+        if not able or mean is None:
+            return 0.0
+        return mean * ahead / sum(member.limit.value for member in able)
 
     def learn(self, member: Member, shape: Shape, seconds: float) -> None:
         member.latency(shape).add(seconds)

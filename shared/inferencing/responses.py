@@ -27,8 +27,8 @@ SHARED_MEMBERS = (
     "top_p",
     "user",
 )
-# What needs an earlier response, a run in the background or a stored prompt: there is no store for it.
-STORED_MEMBERS = ("background", "conversation", "previous_response_id", "prompt")
+# What needs an earlier response or a stored prompt: there is no store for it.
+STORED_MEMBERS = ("conversation", "previous_response_id", "prompt")
 LOGPROBS = "message.output_text.logprobs"
 INCOMPLETE_REASONS = {"length": "max_output_tokens", "content_filter": "content_filter"}
 

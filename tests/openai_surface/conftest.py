@@ -13,13 +13,14 @@ from scripted_service import ScriptedService
 
 from laptop.stack import Stack
 
-SCRIPTS = ("echo", "silent", "endless", "breaks", "breaks-too", "down", "refuses", "calls")
+SCRIPTS = ("echo", "silent", "endless", "breaks", "breaks-too", "down", "refuses", "calls", "slow")
 CATALOGUE_OF_CHAT = """
 [models.{name}]
 kind = "chat"
 tokenizer = "o200k"
 context_tokens = {context_tokens}
 max_output_tokens = 50
+timeouts = {{ total_seconds = {total_seconds} }}
 [[models.{name}.deployments]]
 name = "{name}"
 endpoint = "{endpoint}"
@@ -67,7 +68,12 @@ def scripted(stack: Any, service: ScriptedService, tmp_path_factory: pytest.Temp
     sizes = {"chat": ("echo", 2000), "small": ("echo", 200)} | {name: (name, 2000) for name in SCRIPTS}
     for name, (deployment, context) in sizes.items():
         text += CATALOGUE_OF_CHAT.format(
-            name=name, deployment=deployment, context_tokens=context, endpoint=service.url
+            name=name,
+            deployment=deployment,
+            context_tokens=context,
+            endpoint=service.url,
+            # Less than a slow answer takes: whoever waits for one whole must be told so.
+            total_seconds=0.2 if name == "slow" else 220,
         )
     catalogue = folder / "models.toml"
     catalogue.write_text(text)

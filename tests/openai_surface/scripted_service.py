@@ -40,6 +40,9 @@ STREAM = [
 USAGE_CHUNK = json.dumps(
     {"id": "chatcmpl-x", "object": "chat.completion.chunk", "created": 1, "choices": [], "usage": USAGE}
 ).encode()
+# More than 16 tokens: enough to tell the pace.
+SLOW_SECONDS = 0.6
+SLOW_USAGE_CHUNK = USAGE_CHUNK.replace(b'"completion_tokens": 3', b'"completion_tokens": 24')
 CALL_STREAM = [
     chunk({"role": "assistant", "content": "Let me look."}),
     chunk({"tool_calls": [{"index": 0, **CALLS[0], "function": {"name": "weather", "arguments": ""}}]}),
@@ -115,6 +118,8 @@ class ScriptedService:
         match script:
             case "silent":
                 await asyncio.sleep(600)
+            case "slow" if not body.get("stream"):
+                await asyncio.sleep(SLOW_SECONDS)
             case "down":
                 return web.json_response({"error": {"message": "down"}}, status=503)
             case "refuses":
@@ -145,8 +150,12 @@ class ScriptedService:
                 while True:
                     await send(chunk({"content": " more"}))
                     await asyncio.sleep(0.02)
+            case "slow":
+                for _ in range(20):
+                    await send(chunk({"content": " more"}))
+                    await asyncio.sleep(SLOW_SECONDS / 20)
         if script != "calls":
             await send(STREAM[-1])
-        await send(USAGE_CHUNK)
+        await send(SLOW_USAGE_CHUNK if script == "slow" else USAGE_CHUNK)
         await send(b"[DONE]")
         return response
