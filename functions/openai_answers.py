@@ -91,7 +91,13 @@ async def chunks(
                     yield {**head, "choices": [], "usage": _usage(answer)}
 
 
-async def completion(principal: Principal, model: str, body: Mapping[str, Any], name: str) -> dict[str, Any]:
+async def completion(
+    principal: Principal,
+    model: str,
+    body: Mapping[str, Any],
+    name: str,
+    account: JobAccount | None = None,
+) -> dict[str, Any]:
     """The answer to a chat completion body, whole."""
     whole: dict[str, Any] = {}
     message: dict[str, Any] = {"role": "assistant", "content": "", "refusal": None}
