@@ -1,4 +1,4 @@
-"""The project's commands: `python dev.py run | test | check | bench NAME | record | lock`.
+"""The project's commands: `python dev.py run | test | check | bench NAME | record | licences | sbom | lock`.
 
 Needs Python 3.11, 3.12 or 3.13 and a network for the first time; sets up everything else by itself.
 """
@@ -57,6 +57,11 @@ def _parser() -> argparse.ArgumentParser:
     bench.set_defaults(run=_bench)
     record = commands.add_parser("record", help="record the histories of the orchestrators anew")
     record.set_defaults(run=_record)
+    for name, purpose in (
+        ("licences", "list the licences of what is shipped"),
+        ("sbom", "write its bill of materials"),
+    ):
+        commands.add_parser(name, help=purpose).set_defaults(run=_supply_chain)
     commands.add_parser("lock", help="compile the lock files anew").set_defaults(run=_lock)
     return parser
 
@@ -127,6 +132,11 @@ def _record(_: argparse.Namespace, __: list[str]) -> int:
     python = environment.ensure_python_packages()
     environment.ensure_azurite(python)
     return subprocess.run([str(python), "-m", "tests.orchestrators.record"], cwd=ROOT).returncode
+
+
+def _supply_chain(arguments: argparse.Namespace, _: list[str]) -> int:
+    python = environment.ensure_python_packages()
+    return subprocess.run([str(python), "-m", "laptop.supply_chain", arguments.command], cwd=ROOT).returncode
 
 
 def _lock(_: argparse.Namespace, __: list[str]) -> int:
