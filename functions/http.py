@@ -76,8 +76,8 @@ class Call:
     action: str = ""
 
     def path(self, name: str) -> str:
-        """A parameter of the path."""
-        return self.request.path_params[name]
+        """A parameter of the path; empty where its catch-all matches nothing."""
+        return self.request.path_params.get(name) or ""
 
     def query(self, name: str, default: str = "") -> str:
         return self.request.query_params.get(name, default)

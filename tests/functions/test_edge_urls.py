@@ -11,6 +11,7 @@ import pytest
 from edge_tenant import Tenant, check_problem
 from receiver import Received, Receiver, Reply
 
+pytestmark = pytest.mark.security("API7", "API10")
 SECRET = "sv=2025&spr=https&signature=not-to-be-told"
 
 

@@ -20,6 +20,7 @@ from shared.outgoing import Outgoing
 from shared.storage import Storage
 from shared.webhooks import DISABLED_AFTER, MAX_WEBHOOKS, Webhooks
 
+pytestmark = pytest.mark.security("API6", "API7")
 # The timer that starts deliveries looks every five seconds.
 TIMER_SECONDS = 5
 DELIVERY_SECONDS = 60

@@ -14,6 +14,7 @@ from shared.knowledge.media import HEAD_BYTES, Media, detect
 from shared.knowledge.parsing import ParserPool
 from tests.knowledge import fixtures
 
+pytestmark = pytest.mark.security("API4", "LLM04", "LLM10")
 BUDGET = ChunkBudget(fixtures.tokenizer(), max_tokens=200)
 
 # What each of these must end as; the other attacks may be read or refused, as `bench hostile` shows.

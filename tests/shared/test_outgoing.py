@@ -22,6 +22,7 @@ from shared.errors import (
 )
 from shared.outgoing import MAX_REDIRECTS, URL_MAX_CHARACTERS, Outgoing, is_public
 
+pytestmark = pytest.mark.security("API7", "API10", "LLM10")
 LOOPBACK = (ipaddress.ip_network("127.0.0.1/32"),)
 
 # What the app must never be made to ask, each in one of the ways in which it is tried.
