@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from shared.errors import Contended, InvalidName, NotFound
+from shared.errors import Conflict, InvalidName, NotFound
 from shared.jobs import iso
 from shared.knowledge.index.protocol import document_key
 from shared.storage import TRANSACTION_ENTITIES, Changed
@@ -65,8 +65,7 @@ class Upload:
     """One accepted upload as a manifest lists it; ``content`` is the claim to its bytes.
 
     ``inbox`` names a blob in the inbox, ``url`` an address, whose bytes have yet to be brought; ``sha256``
-    and ``content`` are empty until then. ``tries`` counts how often the address was asked in vain. ``base``
-    is the version that was the document's newest when the content was given or read.
+    and ``content`` are empty until then. ``tries`` counts how often the address was asked in vain.
     """
 
     id: str
@@ -81,7 +80,6 @@ class Upload:
     content: str = ""
     url: str = ""
     tries: int = 0
-    base: int = 0
 
     @property
     def is_awaited(self) -> bool:
@@ -108,8 +106,7 @@ class Document:
     """The record of one document. Sizes in bytes, times in UTC seconds since 1970.
 
     ``tombstone`` is the version of the last deletion, 0 where there was none: no version below it may
-    ever be seen again, whatever was put since. ``attempt`` is that of the job: each attempt takes a version
-    of its own, so that what a stopped one writes late never meets what the next one has written.
+    ever be seen again, whatever was put since.
 
     The record owns content by claims: the bytes of the newest upload and of the visible version, and the
     texts of the visible version and of the one before it, so that an answer given just before a change
@@ -124,7 +121,6 @@ class Document:
     tombstone: int = 0
     state: DocumentState = DocumentState.ACCEPTED
     job: str = ""
-    attempt: int = 1
     upload: Upload = field(default_factory=lambda: Upload("", "", 0, ""))
     visible_digest: str = ""
     chunks: int = 0
@@ -165,7 +161,6 @@ class Document:
             "tombstone": self.tombstone,
             "state": self.state.value,
             "job": self.job,
-            "attempt": self.attempt,
             "upload": json.dumps(self.upload.to_dict(), ensure_ascii=False),
             "visible_digest": self.visible_digest,
             "chunks": self.chunks,
@@ -195,7 +190,6 @@ class Document:
             tombstone=row["tombstone"],
             state=DocumentState(row["state"]),
             job=row["job"],
-            attempt=row["attempt"],
             upload=Upload.from_dict(json.loads(row["upload"])),
             visible_digest=row["visible_digest"],
             chunks=row["chunks"],
@@ -277,34 +271,16 @@ class Documents:
         async for row in self._storage.query_rows(TABLE, f"{tenant}:{collection}", first=after):
             yield Document.from_row(row)
 
-    async def accept(
-        self,
-        tenant: str,
-        collection: str,
-        uploads: Sequence[Upload],
-        job: str,
-        *,
-        attempt: int = 1,
-        guarded: bool = False,
-        known: Mapping[str, Document] | None = None,
-    ) -> frozenset[str]:
-        """Give each upload the next version of its document, for an attempt of ``job`` to process.
+    async def accept(self, tenant: str, collection: str, uploads: Sequence[Upload], job: str) -> None:
+        """Give each upload the next version of its document, for ``job`` to process.
 
-        Doing so again for the same attempt changes nothing, so it may be repeated after a crash. When
-        ``guarded``, an upload takes no version where its base is no longer the document's newest one:
-        content that was read before something newer was accepted must not come after it. Gives the
-        documents that were overtaken in this way. ``known`` are records that have just been read.
+        Doing so again for the same job changes nothing, so it may be repeated after a crash.
         """
-        overtaken: set[str] = set()
 
         def next_version(upload: Upload, record: Document | None) -> Document | None:
+            if record is not None and record.job == job:
+                return None
             base = record or Document(tenant, collection, upload.id)
-            mine = base.version > 0 and base.job == job
-            if mine and base.attempt >= attempt:
-                return None
-            if guarded and not mine and base.version != upload.base:
-                overtaken.add(upload.id)
-                return None
             if not upload.title and upload.sha256 == base.upload.sha256:
                 # The title may come from the content, which is the same.
                 upload = replace(upload, title=base.upload.title)
@@ -313,7 +289,6 @@ class Documents:
                 version=base.version + 1,
                 state=DocumentState.ACCEPTED,
                 job=job,
-                attempt=attempt,
                 upload=upload,
                 error=None,
                 accepted=time.time(),
@@ -323,9 +298,7 @@ class Documents:
             settled = base.state is not DocumentState.ACCEPTED
             return accepted.dropping(base.claims) if settled else accepted
 
-        values = {upload.id: upload for upload in uploads}
-        await self.change_all(tenant, collection, values, next_version, known=known)
-        return frozenset(overtaken)
+        await self.change_all(tenant, collection, {upload.id: upload for upload in uploads}, next_version)
 
     async def mark_deleted(
         self, tenant: str, collection: str, document: str, job: str, *, version: int
@@ -338,29 +311,24 @@ class Documents:
         def tombstone(_: None, record: Document | None) -> Document | None:
             if record is None or record.state is DocumentState.DELETED or record.version != version:
                 return None
-            return _deleted(record, job)
+            deleted = replace(
+                record,
+                version=record.version + 1,
+                visible=0,
+                tombstone=record.version + 1,
+                visible_digest="",
+                state=DocumentState.DELETED,
+                job=job,
+                upload=replace(record.upload, content=""),
+                error=None,
+                accepted=time.time(),
+                finished=None,
+                visible_content="",
+                texts={},
+            )
+            return deleted.dropping(record.claims)
 
         await self.change_all(tenant, collection, {document: None}, tombstone)
-
-    async def mark_all_deleted(self, tenant: str, collection: str, job: str) -> int:
-        """Take all documents of a collection out of sight; how many there were.
-
-        Their records stay: a collection of the same name goes on with their version numbers, so that no
-        late writer of the deleted one can meet a version of the new one.
-        """
-
-        def tombstone(_: None, record: Document | None) -> Document | None:
-            return None if record is None or record.state is DocumentState.DELETED else _deleted(record, job)
-
-        names = [
-            record.id
-            async for record in self.every(tenant, collection)
-            if record.state is not DocumentState.DELETED
-        ]
-        for start in range(0, len(names), TRANSACTION_ENTITIES):
-            batch = dict.fromkeys(names[start : start + TRANSACTION_ENTITIES])
-            await self.change_all(tenant, collection, batch, tombstone)
-        return len(names)
 
     async def forget_dropped(self, tenant: str, collection: str, records: Iterable[Document]) -> None:
         """Note that the content which these records had dropped is gone."""
@@ -379,19 +347,16 @@ class Documents:
         collection: str,
         values: Mapping[str, T],
         change: Callable[[T, Document | None], Document | None],
-        *,
-        known: Mapping[str, Document] | None = None,
     ) -> dict[str, Document]:
         """Change the records of ``values`` by ``change(value, record)``; None leaves a record as it is.
 
-        Each record is written only if it is still as it was read (or is in ``known``); otherwise it is read
-        and changed anew. Gives the records as they are afterwards.
+        Each record is written only if it is still as it was read; otherwise it is read and changed anew.
+        Gives the records as they are afterwards.
         """
         after: dict[str, Document] = {}
         pending = dict(values)
         for _ in range(WRITE_TRIES):
-            records = known if known is not None else await self.find_all(tenant, collection, pending)
-            known = None
+            records = await self.find_all(tenant, collection, pending)
             writes: list[Document] = []
             for document, value in list(pending.items()):
                 changed = change(value, records.get(document))
@@ -414,22 +379,8 @@ class Documents:
                     after[record.id] = record
             if not pending:
                 return after
-        raise Contended("The documents are being changed by others.", retry_after=1)
+        raise Conflict("The documents are being changed by others.", retry_after=1)
 
-
-def _deleted(record: Document, job: str) -> Document:
-    """A deleted document's record: its name, its version numbers, and the content that is to be removed."""
-    tombstone = Document(
-        record.tenant,
-        record.collection,
-        record.id,
-        version=record.version + 1,
-        tombstone=record.version + 1,
-        state=DocumentState.DELETED,
-        job=job,
-        upload=Upload(record.id, "", 0, ""),
-        accepted=time.time(),
-        dropped=record.dropped,
-        etag=record.etag,
-    )
-    return tombstone.dropping(record.claims)
+    async def remove(self, record: Document) -> None:
+        """Forget a record and its version numbers; only where its collection goes as well."""
+        await self._storage.delete_row(TABLE, f"{record.tenant}:{record.collection}", record.key)

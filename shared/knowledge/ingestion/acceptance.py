@@ -9,19 +9,19 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from shared import failpoints
-from shared.errors import Contended, InvalidRequest, PayloadTooLarge
+from shared.errors import InvalidRequest, PayloadTooLarge
 from shared.identity import check_readers
-from shared.jobs import Job, Kind, Ticket, derived_id
+from shared.jobs import Job, Kind, Ticket
 from shared.knowledge.documents import Upload, check_id, document_key
 from shared.knowledge.ingestion.shards import in_shards, shard_name
 from shared.knowledge.media import detect
-from shared.storage import INBOX, RAW
+from shared.storage import RAW
 
 if TYPE_CHECKING:
     from shared.jobs import Jobs
-    from shared.knowledge.collections import Collection, Collections
+    from shared.knowledge.collections import Collections
     from shared.knowledge.content import ContentStore
-    from shared.knowledge.documents import Document, Documents
+    from shared.knowledge.documents import Documents
     from shared.knowledge.ingestion.shards import Shards
     from shared.outgoing import Outgoing
     from shared.storage import Storage
@@ -78,28 +78,18 @@ class Acceptance:
         job_id: str,
         owner: str,
         title: str,
-        before: Mapping[str, Document] | None = None,
     ) -> Job:
         """Keep the documents and announce a job for them; the caller may be answered after this.
 
         Everything is checked before anything is stored. Raises `NotFound` for the collection,
         `PayloadTooLarge`, `UnsupportedMediaType`, `InvalidName` and `UrlRefused`. The same id again gives the
         job that is there and changes nothing; only an acceptance that was broken off is completed.
-
-        ``before`` are the documents' records from before their content was read, where that was not just
-        now: raises `Contended` where one of them has changed since.
         """
         within = await self._collections.get(tenant, collection)
         ticket = Ticket(tenant, job_id)
-        if done := await self._accepted_before(ticket):
-            return done
+        if before := await self._accepted_before(ticket):
+            return before
         uploads = [self.check(document) for document in incoming]
-        ids = [upload.id for upload in uploads]
-        records = await self._documents.find_all(tenant, collection, ids) if before is None else before
-        uploads = [
-            replace(upload, base=records[upload.id].version) if upload.id in records else upload
-            for upload in uploads
-        ]
         contents = {
             upload.sha256: document.content for upload, document in zip(uploads, incoming, strict=True)
         }
@@ -108,12 +98,19 @@ class Acceptance:
             shards[number] = await self.keep(ticket, collection, number, shard, contents)
             await self._shards.put_manifest(ticket, number, shards[number])
         failpoints.passed("accept.kept")
-        job = await self._announce(within, job_id, owner, title, len(uploads))
+        job = await self._jobs.create(
+            tenant,
+            Kind.INGESTION,
+            job_id=job_id,
+            title=title,
+            collection=collection,
+            owner=owner,
+            generation=within.generation,
+            total=len(uploads),
+        )
         failpoints.passed("accept.announced")
         for shard in shards:
-            guard = {"guarded": before is not None, "known": records}
-            if await self._accept_versions(tenant, collection, shard, job_id, **guard):
-                raise Contended("The document was changed by others.", retry_after=1)
+            await self._accept_versions(tenant, collection, shard, job_id)
         failpoints.passed("accept.recorded")
         # The plan comes last: it tells that every document has its version.
         await self._shards.put_plan(ticket, len(shards), len(uploads))
@@ -146,11 +143,11 @@ class Acceptance:
         return kept + awaited
 
     async def _accept_versions(
-        self, tenant: str, collection: str, uploads: Sequence[Upload], job: str, **guard: Any
-    ) -> frozenset[str]:
+        self, tenant: str, collection: str, uploads: Sequence[Upload], job: str
+    ) -> None:
         """A version for each upload whose bytes are there; the others get theirs when they have come."""
         here = [upload for upload in uploads if not upload.is_awaited]
-        return await self._documents.accept(tenant, collection, here, job, **guard)
+        await self._documents.accept(tenant, collection, here, job)
 
     async def accept_inbox(
         self, tenant: str, collection: str, prefix: str, *, job_id: str, owner: str, title: str
@@ -161,50 +158,14 @@ class Acceptance:
         if before := await self._accepted_before(ticket):
             return before
         await self._shards.put_inbox_plan(ticket, prefix)
-        return await self._announce(within, job_id, owner, title)
-
-    async def _announce(
-        self, within: Collection, job_id: str, owner: str, title: str, total: int | None = None
-    ) -> Job:
-        """The job of that id, which is made where there is none."""
-        job = await self._jobs.create(
-            within.tenant,
+        return await self._jobs.create(
+            tenant,
             Kind.INGESTION,
             job_id=job_id,
             title=title,
-            collection=within.name,
-            owner=owner,
+            collection=collection,
             generation=within.generation,
-            total=total,
-        )
-        if job.generation == within.generation:
-            return job
-        # It was announced, or refused, before the collection was there in its present form.
-        changes = {"generation": within.generation, "total": total, "title": title}
-        return await self._jobs.change(within.tenant, job_id, **changes)
-
-    async def accept_arrival(
-        self, tenant: str, collection: str, document: str, blob: str, *, job_id: str = ""
-    ) -> Job | None:
-        """The job for one blob of the inbox as it is now; None where it is gone.
-
-        The same blob of the same ETag has the same job, unless another id is given. Raises as `accept`
-        does, also `Contended` where something newer was accepted for the document meanwhile.
-        """
-        # In this order, a record that is still as it was tells that nothing newer was accepted meanwhile.
-        before = await self._documents.find_all(tenant, collection, [document])
-        found = await self._storage.get_blob_as_it_is(INBOX, blob)
-        if found is None:
-            return None
-        info, content = found
-        return await self.accept(
-            tenant,
-            collection,
-            [Incoming(document, content, info.content_type, source="inbox")],
-            job_id=job_id or derived_id("blob", blob, info.etag),
-            owner="event",
-            title=f"Ingest {document}",
-            before=before,
+            owner=owner,
         )
 
     async def _accepted_before(self, ticket: Ticket) -> Job | None:
@@ -215,15 +176,12 @@ class Acceptance:
         return job
 
     async def complete(self, ticket: Ticket, job: Job) -> dict[str, Any]:
-        """The plan of a job whose acceptance was broken off after it had been announced.
-
-        What has been accepted for a document since then is newer, and stays.
-        """
+        """The plan of a job whose acceptance was broken off after it had been announced."""
         shards = await self._shards.count_manifests(ticket)
         documents = 0
         for number in range(shards):
             manifest = await self._shards.manifest(ticket, number)
-            await self._accept_versions(ticket.tenant, job.collection, manifest, ticket.job, guarded=True)
+            await self._accept_versions(ticket.tenant, job.collection, manifest, ticket.job)
             documents += len(manifest)
         return await self._shards.put_plan(ticket, shards, documents)
 

@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from shared.errors import Contended, GroundworkError, NotFound, PayloadTooLarge, SourceUnavailable
+from shared.errors import GroundworkError, NotFound, PayloadTooLarge, SourceUnavailable
 from shared.knowledge.ingestion.acceptance import Incoming
 from shared.knowledge.ingestion.outcomes import Outcome
 from shared.knowledge.media import HEAD_BYTES, detect
@@ -56,16 +56,12 @@ class Gathering:
         """The uploads of a shard with the claims to their bytes, and the outcomes of those that were refused.
 
         What has come is in the shard's manifest, so that a repetition asks for the rest alone. Raises
-        `SourceUnavailable`, with the longest wait that was asked for, while an address may yet answer, and
-        `Contended` where blobs were overtaken while they were read.
+        `SourceUnavailable`, with the longest wait that was asked for, while an address may yet answer.
         """
         uploads = await self._shards.manifest(ticket, number)
         kept = [upload for upload in uploads if not upload.is_awaited]
         if len(kept) == len(uploads):
             return uploads, []
-        # Before the blobs: a record that is still as it was then tells that nothing newer was accepted.
-        inbox = {upload.id: upload for upload in uploads if upload.inbox}
-        before = await self._documents.find_all(ticket.tenant, collection.name, inbox)
         contents: dict[str, bytes] = {}
         copied: list[Upload] = []
         outcomes: list[Outcome] = []
@@ -81,9 +77,6 @@ class Gathering:
                 async with self._fetches if upload.url else gate:
                     incoming = await self._read(upload)
                     checked = self._acceptance.check(incoming)
-                    record = before.get(upload.id)
-                    base = upload.base if upload.url else record.version if record else 0
-                    checked = replace(checked, base=base)
                     if upload.url:  # of unknown size until now: not held until the rest of the shard has come
                         await keep([checked], {checked.sha256: incoming.content})
                     else:
@@ -103,15 +96,8 @@ class Gathering:
 
         await asyncio.gather(*(bring(upload) for upload in uploads if upload.is_awaited))
         await keep(copied, contents)
-        overtaken = await self._documents.accept(
-            ticket.tenant, collection.name, kept, ticket.job, attempt=ticket.attempt, guarded=True
-        )
-        again = [upload for name, upload in inbox.items() if name in overtaken]
-        kept = [upload for upload in kept if upload.id not in {one.id for one in again}]
-        left += again
+        await self._documents.accept(ticket.tenant, collection.name, kept, ticket.job)
         await self._shards.put_manifest(ticket, number, kept + left)
-        if again:
-            raise Contended("Blobs of the inbox are being changed.", retry_after=1)
         if waits:
             raise SourceUnavailable("Addresses of documents do not answer yet.", retry_after=max(waits))
         return kept, outcomes
