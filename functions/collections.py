@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import azure.durable_functions as df
 from azurefunctions.extensions.http.fastapi import JSONResponse, Response
@@ -16,7 +16,11 @@ from shared.identity import Role, check_name, check_readers
 from shared.inferencing import Kind
 from shared.knowledge.collections import EVERYONE
 from shared.knowledge.documents import check_id
+from shared.knowledge.layouts import EMBEDDING_MODEL, MAX_CHUNK_CHARACTERS, MIN_CHUNK_CHARACTERS
 from shared.knowledge.texts import VersionText
+
+if TYPE_CHECKING:
+    from shared.inferencing import Model as EmbeddingModel
 
 blueprint = df.Blueprint()
 
@@ -30,7 +34,8 @@ class CollectionSettings(Model):
     """A collection's settings. ``readers``: ``tenant:*``, ``user:NAME`` or ``group:NAME``."""
 
     description: str = Field("", max_length=2000)
-    embedding_model: str = Field("embedding", max_length=64)
+    embedding_model: str | None = Field(None, max_length=64)
+    chunk_characters: int | None = Field(None, ge=MIN_CHUNK_CHARACTERS, le=MAX_CHUNK_CHARACTERS)
     readers: tuple[Reader, ...] = Field(EVERYONE, min_length=1, max_length=MAX_READERS)
 
 
@@ -46,20 +51,26 @@ async def put_collection(call: Call) -> Response:
     """Make a collection, or change its settings."""
     name = check_name("collection", call.path("collection"))
     wanted = await call.json(CollectionSettings)
-    model = services().catalogue.models.get(wanted.embedding_model)
-    if model is None or model.kind is not Kind.EMBEDDING:
-        raise InvalidParameter(
-            f"There is no embedding model {wanted.embedding_model!r}.", parameter="embedding_model"
-        )
+    model = embedding_model(EMBEDDING_MODEL if wanted.embedding_model is None else wanted.embedding_model)
     check_readers(wanted.readers)
     collection, new = await services().collections.put(
         call.principal.tenant,
         name,
         description=wanted.description,
-        embedding_model=wanted.embedding_model,
         readers=wanted.readers,
+        embedding_model=wanted.embedding_model,
+        model_version=model.version,
+        chunk_characters=wanted.chunk_characters,
     )
     return JSONResponse(collection.to_document(), status_code=201 if new else 200)
+
+
+def embedding_model(name: str) -> EmbeddingModel:
+    """The catalogue's embedding model of that name; raises `InvalidParameter`."""
+    model = services().catalogue.models.get(name)
+    if model is None or model.kind is not Kind.EMBEDDING:
+        raise InvalidParameter(f"There is no embedding model {name!r}.", parameter="embedding_model")
+    return model
 
 
 @route(blueprint, "GET", "/api/collections")
@@ -92,7 +103,9 @@ async def list_documents(call: Call) -> Response:
     if len(listed) < len(records) and call.principal.may(Role.OPERATOR):
         listed = records
         call.note_use(Role.OPERATOR)
-    return JSONResponse({"items": [record.to_document() for record in listed], "next": following})
+    return JSONResponse(
+        {"items": [record.to_document(settings.serving.number) for record in listed], "next": following}
+    )
 
 
 @route(blueprint, "GET", "/api/collections/{collection}/documents/{*document}")
@@ -104,7 +117,7 @@ async def get_document(call: Call) -> Response:
     record = await services().documents.get(tenant, collection, document)
     _check_may_read(call, document, record.upload.readers, settings.readers)
     if call.query("view") != "text":
-        return JSONResponse(record.to_document())
+        return JSONResponse(record.to_document(settings.serving.number))
     version = call.number("version", record.visible, 1 << 31) if record.visible else 0
     claim = record.texts.get(version, "")
     found = await services().content.get(tenant, collection, [claim]) if claim else {}

@@ -25,6 +25,7 @@ from functions.http import Call, Client, Model, accepted, route, validated
 from functions.jobs import job_id_for, start_job
 from functions.services import services
 from shared.errors import (
+    Conflict,
     GroundworkError,
     InternalError,
     InvalidParameter,
@@ -47,6 +48,13 @@ MAX_INLINE_DOCUMENTS = 1000
 MAX_DEQUEUE_COUNT = 5
 MAX_TAGS = 32
 MAX_TAG_CHARACTERS = 200
+# A shard is prepared anew where its collection has got another layout meanwhile: as often as that happens.
+PREPARATIONS = 3
+LAYOUTS_KEEP_COMING = {
+    "code": Conflict.code,
+    "message": "The collection is being reindexed again and again.",
+    "retryable": True,
+}
 Tag = Annotated[str, Field(max_length=MAX_TAG_CHARACTERS)]
 
 
@@ -362,23 +370,26 @@ def ingest_shard(context: Context) -> Generator[Any, Any, Any]:
     What became of each document is in its outcome; the value is the error where that could not be noted.
     """
     shard = given(context)
-    failed: dict[str, Any] = {}
-    try:
-        batches = yield from call(context, "prepare_shard", shard)
-    except StepFailed as error:
-        batches, failed["-1"] = 0, error.error
-    for batch in range(batches):
+    for _ in range(PREPARATIONS):
+        failed: dict[str, Any] = {}
         try:
-            yield from call(context, "embed_batch", {**shard, "batch": batch})
+            batches = yield from call(context, "prepare_shard", shard)
         except StepFailed as error:
-            failed[str(batch)] = error.error
-            if error.error["code"] == "cancelled":
-                break
-    try:
-        yield from call(context, "commit_shard", {**shard, "failed": failed})
-    except StepFailed as error:
-        return error.error
-    return None
+            batches, failed["-1"] = 0, error.error
+        for batch in range(batches):
+            try:
+                yield from call(context, "embed_batch", {**shard, "batch": batch})
+            except StepFailed as error:
+                failed[str(batch)] = error.error
+                if error.error["code"] == "cancelled":
+                    break
+        try:
+            settled = yield from call(context, "commit_shard", {**shard, "failed": failed})
+        except StepFailed as error:
+            return error.error
+        if settled is not False:
+            return None
+    return LAYOUTS_KEEP_COMING
 
 
 @blueprint.orchestration_trigger(context_name="context")
@@ -417,10 +428,10 @@ async def embed_batch(payload: dict[str, Any]) -> None:
 
 
 @activity(blueprint)
-async def commit_shard(payload: dict[str, Any]) -> None:
-    """Make a shard's new versions visible."""
+async def commit_shard(payload: dict[str, Any]) -> bool:
+    """Make a shard's new versions visible; False where it has to be prepared anew."""
     failed = {int(batch): error for batch, error in payload["failed"].items()}
-    await services().ingestion.settlement.commit(
+    return await services().ingestion.settlement.commit(
         Ticket.from_dict(payload["ticket"]), payload["shard"], failed
     )
 

@@ -23,7 +23,14 @@ from shared.jobs import POLL_SECONDS, Job, Kind, State, Ticket, derived_id, new_
 log = logging.getLogger("groundwork.jobs")
 blueprint = df.Blueprint()
 
-ORCHESTRATOR = {Kind.INGESTION: "ingest", Kind.DELETION: "delete", Kind.ANSWER: "answer_later"}
+ORCHESTRATOR = {
+    Kind.INGESTION: "ingest",
+    Kind.DELETION: "delete",
+    Kind.ANSWER: "answer_later",
+    Kind.REINDEXING: "reindex",
+    Kind.RECONCILIATION: "reconcile",
+    Kind.ERASURE: "erase",
+}
 # Between two looks at a running job for its event stream: quick to the eye, cheap for the table.
 EVENT_INTERVAL_SECONDS = 0.5
 # Proxies close connections that are silent for long; Azure's load balancer after 4 minutes.
@@ -123,6 +130,9 @@ async def get_job_result(call: Call) -> Response:
         if answer is None:
             raise NotFound("answer of the job", job.id)
         return JSONResponse(answer)
+    if job.kind in (Kind.REINDEXING, Kind.RECONCILIATION, Kind.ERASURE):
+        result = await services().jobs.fetch(job.ticket, "result") or {}
+        return JSONResponse({"state": job.state.value, "counts": dict(job.counts or {}), **result})
     first = call.number("page", 1, 1_000_000)
     items, more = await services().ingestion.shards.outcome_page(
         job.ticket, (first - 1) * RESULT_PAGE_SHARDS, RESULT_PAGE_SHARDS
@@ -191,7 +201,8 @@ async def _status(job: Job, base_url: str) -> dict[str, Any]:
 
 def progress_of(job: Job, sums: dict[str, int], now: float) -> dict[str, Any]:
     """How far a job is: documents done, stages, documents a second, seconds to go where that is known."""
-    total = job.total
+    # A reindexing counts its documents page by page.
+    total = sums.get("found", 0) if job.kind is Kind.REINDEXING else job.total
     published = sums.get("published", 0)
     progress: dict[str, Any] = {
         "done": published,
@@ -201,7 +212,7 @@ def progress_of(job: Job, sums: dict[str, int], now: float) -> dict[str, Any]:
         "rate": None,
         "eta_seconds": None,
     }
-    if job.kind is not Kind.INGESTION:
+    if job.kind not in (Kind.INGESTION, Kind.REINDEXING):
         return progress
     parsed, chunks, embedded = (sums.get(name, 0) for name in ("parsed", "chunks", "embedded"))
     progress["stages"] = [

@@ -26,8 +26,11 @@ if TYPE_CHECKING:
     from shared.knowledge.content import ContentStore
     from shared.knowledge.deletion import Deletion
     from shared.knowledge.documents import Documents
+    from shared.knowledge.golden import GoldenSets
     from shared.knowledge.indexes import Indexes
     from shared.knowledge.ingestion import Ingestion
+    from shared.knowledge.parsing import ParserPool
+    from shared.knowledge.reindexing import Reindexing
     from shared.knowledge.retrieval import Retrieval
     from shared.limits import TenantLimits
     from shared.outgoing import Outgoing
@@ -175,7 +178,6 @@ class Services:
     @cached_property
     def ingestion(self) -> Ingestion:
         from shared.knowledge.ingestion import Ingestion
-        from shared.knowledge.parsing import ParserPool
 
         return Ingestion(
             storage=self.storage,
@@ -185,9 +187,40 @@ class Services:
             content=self.content,
             indexes=self.indexes,
             gateway=self.gateway,
-            parsers=ParserPool(workers=self.settings.parser_workers),
+            parsers=self.parsers,
             outgoing=self.outgoing,
             max_document_bytes=self.settings.max_document_bytes,
+            shards_in_flight=self.settings.shards_in_flight,
+        )
+
+    @cached_property
+    def parsers(self) -> ParserPool:
+        from shared.knowledge.parsing import ParserPool
+
+        return ParserPool(workers=self.settings.parser_workers)
+
+    @cached_property
+    def golden(self) -> GoldenSets:
+        from shared.knowledge.golden import GoldenSets
+
+        return GoldenSets(self.storage)
+
+    @cached_property
+    def reindexing(self) -> Reindexing:
+        from shared.knowledge.reindexing import Reindexing
+
+        return Reindexing(
+            jobs=self.jobs,
+            collections=self.collections,
+            documents=self.documents,
+            content=self.content,
+            golden=self.golden,
+            indexes=self.indexes,
+            gateway=self.gateway,
+            parsers=self.parsers,
+            retrieval=self.retrieval,
+            shards=self.ingestion.shards,
+            assignments=self.ingestion.assignments,
             shards_in_flight=self.settings.shards_in_flight,
         )
 
@@ -200,6 +233,7 @@ class Services:
             collections=self.collections,
             documents=self.documents,
             content=self.content,
+            golden=self.golden,
             indexes=self.indexes,
         )
 

@@ -26,6 +26,9 @@ POINTS = (
     "commit.cleaned",  # the outcomes are not noted
     "commit.noted",
     "finish.ended",  # the job has ended, its batches are still there
+    "reindex.named",  # ingestions write into the new layout, nothing of the old is in it
+    "reindex.noted",  # a shard is in the new layout, its outcomes are not noted
+    "reindex.swapped",  # the new layout serves, the job has not ended
     "delete.announced",  # the job is there, the document is still in sight
     "delete.marked",  # out of sight, nothing removed
     "delete.unindexed",  # chunks removed, bytes still there

@@ -61,6 +61,9 @@ class Kind(StrEnum):
     INGESTION = "ingestion"
     DELETION = "deletion"
     ANSWER = "answer"
+    REINDEXING = "reindexing"
+    RECONCILIATION = "reconciliation"
+    ERASURE = "erasure"
 
 
 @dataclass(frozen=True, slots=True)
@@ -344,6 +347,25 @@ class Jobs:
             return await self._write(job, again)
         except Changed:
             raise Conflict("The job is being changed by others.") from None
+
+    # --- what is over ---
+
+    async def ended_before(self, moment: float) -> AsyncIterator[Job]:
+        """The jobs of all tenants that were ended by then, oldest last."""
+        first = f"list:{_LAST_MILLISECOND - int(moment * 1000):013d}"
+        async for row in self._storage.scan_rows(TABLE, first=first, last="list;"):
+            job = Job.from_row(row)
+            if job.state.final and job.updated < moment:
+                yield job
+
+    async def remove(self, job: Job) -> None:
+        """Remove a job that has ended, with its blobs and its progress; its row goes last."""
+        await self._storage.delete_blobs(JOBS, f"{job.tenant}/{job.id}/")
+        for attempt in range(1, job.attempt + 1):
+            instance = replace(job.ticket, attempt=attempt).instance
+            await self._storage.delete_partition(PROGRESS_TABLE, instance)
+        await self._storage.delete_row(TABLE, job.tenant, job._list_key)
+        await self._storage.delete_row(TABLE, job.tenant, f"job:{job.id}")
 
     async def _write(self, job: Job, changed: Job) -> Job:
         """Replace the row and its line in the list together; raises `Changed`."""

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from shared.config import StorageSettings
 
 RAW, PARSED, JOBS, INBOX, FILES = "raw", "parsed", "jobs", "inbox", "files"
+GOLDEN = "golden"
 INGESTION_QUEUE = "ingestion-requests"
 
 # Azure Tables: an entity group transaction holds at most 100 entities of one partition.
@@ -299,6 +300,37 @@ class Storage:
                 count += 1
                 if limit and count >= limit:
                     return
+
+    async def scan_rows(
+        self, table: str, *, first: str = "", last: str = "", select: list[str] | None = None
+    ) -> AsyncIterator[Row]:
+        """Rows of every partition whose keys lie from ``first`` up to but without ``last``.
+
+        The service reads the whole table for it: only what runs seldom may ask this.
+        """
+        clauses = {"first": "RowKey ge @first", "last": "RowKey lt @last"}
+        parameters = {name: key for name, key in (("first", first), ("last", last)) if key}
+        with _missing_is_none(), _faults_typed():
+            entities = (
+                self._table(table).query_entities(
+                    " and ".join(clauses[name] for name in parameters), parameters=parameters, select=select
+                )
+                if parameters
+                else self._table(table).list_entities(select=select)
+            )
+            async for entity in entities:
+                yield _plain(entity)
+
+    async def delete_partition(self, table: str, partition: str) -> int:
+        """Delete every row of a partition, 100 in a transaction; their number."""
+        keys = [
+            {"PartitionKey": partition, "RowKey": row["RowKey"]}
+            async for row in self.query_rows(table, partition, select=["PartitionKey", "RowKey"])
+        ]
+        for start in range(0, len(keys), TRANSACTION_ENTITIES):
+            operations = [("delete", key) for key in keys[start : start + TRANSACTION_ENTITIES]]
+            await self._write(table, lambda client, batch=operations: client.submit_transaction(batch))
+        return len(keys)
 
     async def insert_row(self, table: str, row: Row) -> None:
         """Insert a row; raises `Exists` where there is one with its keys."""

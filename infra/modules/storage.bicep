@@ -23,6 +23,7 @@ var containers = [
   'parsed'
   'jobs'
   'files'
+  'golden'
   'event-dead-letters'
   packageContainer
 ]

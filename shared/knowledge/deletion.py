@@ -17,6 +17,7 @@ from shared.knowledge.index import VersionRange
 if TYPE_CHECKING:
     from shared.knowledge.collections import Collection, Collections
     from shared.knowledge.content import ContentStore
+    from shared.knowledge.golden import GoldenSets
     from shared.knowledge.indexes import Indexes
 
 
@@ -30,12 +31,14 @@ class Deletion:
         collections: Collections,
         documents: Documents,
         content: ContentStore,
+        golden: GoldenSets,
         indexes: Indexes,
     ) -> None:
         self._jobs = jobs
         self._collections = collections
         self._documents = documents
         self._content = content
+        self._golden = golden
         self._indexes = indexes
 
     async def accept_document(
@@ -108,9 +111,9 @@ class Deletion:
         if record is None or not record.tombstone:
             return 0
         # It may have been put again meanwhile: what that upload makes has versions above the tombstone.
-        index = await self._indexes.of(collection.embedding_model)
         versions = VersionRange(below=record.tombstone)
-        await index.delete_document(job.tenant, job.collection, document, versions)
+        for index in await self._indexes.all_of(collection):
+            await index.delete_document(job.tenant, job.collection, document, versions)
         failpoints.passed("delete.unindexed")
         await self._content.remove(job.tenant, job.collection, record.dropped)
         await self._documents.forget_dropped(job.tenant, job.collection, [record])
@@ -126,8 +129,9 @@ class Deletion:
         async for record in self._documents.every(tenant, name):
             removed += record.state is not DocumentState.DELETED
             await self._documents.remove(record)
-        index = await self._indexes.of(collection.embedding_model)
-        await index.delete_collection(tenant, name)
+        for index in await self._indexes.all_of(collection):
+            await index.delete_collection(tenant, name)
         await self._content.remove_collection(tenant, name)
+        await self._golden.remove(tenant, name)
         await self._collections.remove(tenant, name)
         return removed

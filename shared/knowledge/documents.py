@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import time
 import unicodedata
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -108,6 +108,8 @@ class Document:
     ``tombstone`` is the version of the last deletion, 0 where there was none: no version below it may
     ever be seen again, whatever was put since.
 
+    ``layouts`` names the layouts that the visible version lies in, with the number of its chunks in each.
+
     The record owns content by claims: the bytes of the newest upload and of the visible version, and the
     texts of the visible version and of the one before it, so that an answer given just before a change
     still shows its source. ``dropped`` are claims that it owned before; their content is being removed.
@@ -123,7 +125,7 @@ class Document:
     job: str = ""
     upload: Upload = field(default_factory=lambda: Upload("", "", 0, ""))
     visible_digest: str = ""
-    chunks: int = 0
+    layouts: Mapping[int, int] = field(default_factory=dict)
     pages: int = 0
     pages_without_text: tuple[int, ...] = ()
     error: Mapping[str, Any] | None = None
@@ -163,7 +165,7 @@ class Document:
             "job": self.job,
             "upload": json.dumps(self.upload.to_dict(), ensure_ascii=False),
             "visible_digest": self.visible_digest,
-            "chunks": self.chunks,
+            "layouts": json.dumps({str(layout): chunks for layout, chunks in self.layouts.items()}),
             "pages": self.pages,
             "pages_without_text": json.dumps(self.pages_without_text[:500]),
             "accepted": self.accepted,
@@ -192,7 +194,7 @@ class Document:
             job=row["job"],
             upload=Upload.from_dict(json.loads(row["upload"])),
             visible_digest=row["visible_digest"],
-            chunks=row["chunks"],
+            layouts={int(layout): chunks for layout, chunks in json.loads(row["layouts"]).items()},
             pages=row["pages"],
             pages_without_text=tuple(json.loads(row["pages_without_text"])),
             error=json.loads(row["error"]) if row.get("error") else None,
@@ -204,8 +206,8 @@ class Document:
             etag=row.get("etag", ""),
         )
 
-    def to_document(self) -> dict[str, Any]:
-        """The document as the API shows it."""
+    def to_document(self, layout: int) -> dict[str, Any]:
+        """The document as the API shows it, where ``layout`` is the one that serves."""
         return {
             "id": self.id,
             "collection": self.collection,
@@ -218,7 +220,7 @@ class Document:
             "sha256": self.upload.sha256,
             "source": self.upload.source,
             "tags": list(self.upload.tags),
-            "chunks": self.chunks,
+            "chunks": self.layouts.get(layout, 0),
             "pages": self.pages,
             "pages_without_text": list(self.pages_without_text),
             "error": dict(self.error) if self.error else None,
@@ -317,6 +319,7 @@ class Documents:
                 visible=0,
                 tombstone=record.version + 1,
                 visible_digest="",
+                layouts={},
                 state=DocumentState.DELETED,
                 job=job,
                 upload=replace(record.upload, content=""),
@@ -347,16 +350,21 @@ class Documents:
         collection: str,
         values: Mapping[str, T],
         change: Callable[[T, Document | None], Document | None],
+        *,
+        meanwhile: Callable[[], Awaitable[None]] | None = None,
     ) -> dict[str, Document]:
         """Change the records of ``values`` by ``change(value, record)``; None leaves a record as it is.
 
         Each record is written only if it is still as it was read; otherwise it is read and changed anew.
-        Gives the records as they are afterwards.
+        ``meanwhile`` is awaited after each reading, before the changes. Gives the records as they are
+        afterwards.
         """
         after: dict[str, Document] = {}
         pending = dict(values)
         for _ in range(WRITE_TRIES):
             records = await self.find_all(tenant, collection, pending)
+            if meanwhile is not None:
+                await meanwhile()
             writes: list[Document] = []
             for document, value in list(pending.items()):
                 changed = change(value, records.get(document))

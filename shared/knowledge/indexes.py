@@ -11,6 +11,7 @@ from shared.knowledge.index import IndexSpec, SearchIndex, open_index
 
 if TYPE_CHECKING:
     from shared.inferencing import Catalogue
+    from shared.knowledge.collections import Collection
 
 EMBEDDED_SCHEME = "embedded:"
 
@@ -30,23 +31,35 @@ class Indexes:
 
     async def of(self, model: str) -> SearchIndex:
         """The index of an embedding model; raises `InvalidParameter` where there is no such model."""
-        if model not in self._open:
+        spec = self._spec(model)
+        if spec.name not in self._open:
             async with self._opening:
-                if model not in self._open:
-                    self._open[model] = await self._opened(model)
-        return self._open[model]
+                if spec.name not in self._open:
+                    self._open[spec.name] = await self._opened(spec)
+        return self._open[spec.name]
 
-    async def _opened(self, name: str) -> SearchIndex:
+    async def all_of(self, collection: Collection) -> list[SearchIndex]:
+        """Every index that holds chunks of a collection, whatever its layout.
+
+        A layout whose model the catalogue no longer has is left out: its index cannot be found.
+        """
+        models = {layout.embedding_model for layout in collection.layouts} & self._catalogue.models.keys()
+        return list(dict.fromkeys([await self.of(model) for model in sorted(models)]))
+
+    def _spec(self, name: str) -> IndexSpec:
         model = self._catalogue.models.get(name)
         if model is None or model.dimensions is None or model.index is None:
             raise InvalidParameter(f"There is no embedding model {name!r}.", parameter="embedding_model")
+        return IndexSpec(model.index, model.dimensions)
+
+    async def _opened(self, spec: IndexSpec) -> SearchIndex:
         target = self._target
         credential = None
         if target.startswith(EMBEDDED_SCHEME):
-            target = f"{target}/{model.index}"
+            target = f"{target}/{spec.name}"
         elif self._credential is not None:
             credential = self._credential()
-        index = open_index(target, IndexSpec(model.index, model.dimensions), credential=credential)
+        index = open_index(target, spec, credential=credential)
         await index.ensure()
         return index
 

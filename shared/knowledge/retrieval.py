@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from shared.knowledge.documents import Document, Documents
     from shared.knowledge.index import Filter, Hit, IndexedChunk
     from shared.knowledge.indexes import Indexes
+    from shared.knowledge.layouts import Layout
 
 Mode = Literal["hybrid", "keyword", "vector"]
 
@@ -106,10 +107,12 @@ class Retrieval:
         semantic: bool = False,
         deadline: float | None = None,
         job: JobAccount | None = None,
+        layouts: Mapping[str, Layout] | None = None,
     ) -> Found:
         """The passages ranked from ``skip`` on, at most ``top``; a blank query lists chunks unranked.
 
         Collections with different embedding models are searched one by one and merged by reciprocal rank.
+        Each is searched in its serving layout, or in the one that ``layouts`` names for it.
         Raises `NotFound` for a collection that the caller's tenant does not have, `InvalidParameter`,
         `InvalidFilter`, and what the gateway and the index raise: a search that asks for vectors and cannot
         have them fails.
@@ -119,8 +122,10 @@ class Retrieval:
             raise InvalidParameter(f"skip and top must add up to 0 to {MAX_TOP}.", parameter="top")
         if mode not in ("hybrid", "keyword", "vector"):
             raise InvalidParameter("mode must be 'hybrid', 'keyword' or 'vector'.", parameter="mode")
-        by_model = await self._by_embedding_model(principal, collections)
-        readers_of = {found.name: found.readers for members in by_model.values() for found in members}
+        by_model = await self._by_embedding_model(principal, collections, layouts or {})
+        readers_of = {
+            collection.name: collection.readers for members in by_model.values() for collection, _ in members
+        }
         started = time.perf_counter()
         vectors: Mapping[str, Sequence[float]] = {}
         usage = Usage()
@@ -146,7 +151,8 @@ class Retrieval:
                     model,
                     replace(
                         request,
-                        collections=tuple(member.name for member in members),
+                        collections=tuple(collection.name for collection, _ in members),
+                        layouts={collection.name: layout.number for collection, layout in members},
                         vector=vectors.get(model),
                     ),
                     wanted,
@@ -172,8 +178,8 @@ class Retrieval:
         )
 
     async def _by_embedding_model(
-        self, principal: Principal, names: Sequence[str]
-    ) -> dict[str, list[Collection]]:
+        self, principal: Principal, names: Sequence[str], layouts: Mapping[str, Layout]
+    ) -> dict[str, list[tuple[Collection, Layout]]]:
         if not names:
             raise InvalidParameter("Name at least one collection.", parameter="collections")
         for name in names:
@@ -182,9 +188,10 @@ class Retrieval:
         found = await asyncio.gather(
             *(self._collections.get(principal.tenant, name) for name in dict.fromkeys(names))
         )
-        by_model: dict[str, list[Collection]] = {}
+        by_model: dict[str, list[tuple[Collection, Layout]]] = {}
         for collection in found:
-            by_model.setdefault(collection.embedding_model, []).append(collection)
+            layout = layouts.get(collection.name) or collection.serving
+            by_model.setdefault(layout.embedding_model, []).append((collection, layout))
         return by_model
 
     async def _embed(

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from shared.knowledge.documents import Upload
+
 if TYPE_CHECKING:
     from shared.knowledge.chunking import Chunk
     from shared.knowledge.parsing import ParsedDocument
@@ -14,27 +16,34 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class VersionText:
-    """``document`` as the parser gave it, ``chunks`` as spans of its text, ``readers`` as it was uploaded.
+    """``document`` as the parser gave it, ``chunks`` as spans of its text, ``upload`` as it was accepted.
 
-    The record tells of the last upload alone; the text of an earlier one has its own access list.
+    The record tells of the last upload alone; the text of an earlier one has its own title and access list.
     """
 
     document: dict[str, Any]
     chunks: list[list[int]]
-    readers: tuple[str, ...] | None
+    upload: Upload
 
     @classmethod
-    def of(
-        cls, document: ParsedDocument, chunks: Sequence[Chunk], readers: tuple[str, ...] | None
-    ) -> VersionText:
-        return cls(document.to_dict(), [[chunk.start, chunk.end] for chunk in chunks], readers)
+    def of(cls, document: ParsedDocument, chunks: Sequence[Chunk], upload: Upload) -> VersionText:
+        return cls(document.to_dict(), [[chunk.start, chunk.end] for chunk in chunks], upload)
+
+    @property
+    def readers(self) -> tuple[str, ...] | None:
+        return self.upload.readers
+
+    def parsed(self) -> ParsedDocument:
+        """The document as the parser gave it."""
+        from shared.knowledge.parsing import ParsedDocument
+
+        return ParsedDocument.from_dict(self.document)
 
     def to_bytes(self) -> bytes:
-        kept = {"document": self.document, "chunks": self.chunks, "readers": self.readers}
+        kept = {"document": self.document, "chunks": self.chunks, "upload": self.upload.to_dict()}
         return json.dumps(kept, ensure_ascii=False, separators=(",", ":")).encode()
 
     @classmethod
     def from_bytes(cls, data: bytes) -> VersionText:
         kept = json.loads(data)
-        readers = kept["readers"]
-        return cls(kept["document"], kept["chunks"], None if readers is None else tuple(readers))
+        return cls(kept["document"], kept["chunks"], Upload.from_dict(kept["upload"]))

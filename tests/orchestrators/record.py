@@ -49,6 +49,7 @@ class Recorder:
         self._job("after_faults_of_the_model", job)
         self._job("one_document", self._call("DELETE", "/api/collections/recorded/documents/3.txt")["id"])
         self._job("question", self._ask())
+        self._job("reindexed", self._reindex())
         job = self._ingest(range(1000, 1150))
         self._call("POST", f"/api/jobs/{job}/cancel")
         self._job("cancelled", job)
@@ -81,6 +82,9 @@ class Recorder:
             "messages": [{"role": "user", "content": "Who logged crossing 7?"}],
         }
         return self._call("POST", "/api/chat", body, Prefer="respond-async")["id"]
+
+    def _reindex(self) -> str:
+        return self._call("POST", "/api/collections/recorded/reindex", {"chunk_characters": 100})["id"]
 
     def _job(self, scenario: str, job: str) -> None:
         self.running.finished(job, seconds=300)

@@ -71,6 +71,7 @@ def make_everything(tenant: Tenant) -> Names:
         "file_id": [_uploaded(tenant)],
         "model": [f"rag:{collection}"],
         "deployment": [f"rag:{collection}"],
+        "layout": ["1"],
     }
 
 

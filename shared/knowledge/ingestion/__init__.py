@@ -58,7 +58,7 @@ class Ingestion:
         shards_in_flight: int,
     ) -> None:
         self.shards = shards = Shards(storage, jobs)
-        assignments = Assignments(jobs, collections)
+        self.assignments = assignments = Assignments(jobs, collections)
         self.acceptance = Acceptance(
             storage=storage,
             jobs=jobs,
@@ -93,6 +93,7 @@ class Ingestion:
             shards=shards,
             assignments=assignments,
             gathering=gathering,
+            collections=collections,
         )
         self.embedding = Embedding(
             jobs=jobs,
@@ -104,6 +105,7 @@ class Ingestion:
         )
         self.settlement = Settlement(
             jobs=jobs,
+            collections=collections,
             documents=documents,
             content=content,
             indexes=indexes,

@@ -7,10 +7,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from shared import failpoints
+from shared.errors import Conflict
 from shared.inferencing.calls import CallContext, JobAccount
 from shared.knowledge.index import IndexedChunk, VersionRange
 from shared.knowledge.index.protocol import from_payload
 from shared.knowledge.ingestion.shards import shard_name
+from shared.knowledge.layouts import LayoutState
 
 if TYPE_CHECKING:
     from shared.inferencing.gateway import Gateway
@@ -53,8 +55,15 @@ class Embedding:
         assignment.stop_if_cancelled()
         collection = assignment.collection
         batch = await self._shards.batch(ticket, number, batch_number)
+        # A batch holds chunks of one layout alone.
+        layout = collection.layout(batch[0]["chunk"]["layout"])
+        if layout is None or layout.state is LayoutState.RETIRED:
+            return  # given up meanwhile: nobody will look for its chunks
+        if layout.incomplete:
+            # A document was left out of it already: others need not wait for a model that does not serve.
+            raise Conflict("The layout is incomplete.", reason=layout.incomplete)
         embedded = await self._gateway.embed(
-            collection.embedding_model,
+            layout.embedding_model,
             [entry["input"] for entry in batch],
             call=CallContext(
                 tenant=ticket.tenant,
@@ -69,7 +78,7 @@ class Embedding:
             replace(from_payload(entry["chunk"]), vector=vector)
             for entry, vector in zip(batch, embedded.vectors, strict=True)
         ]
-        index = await self._indexes.of(collection.embedding_model)
+        index = await self._indexes.of(layout.embedding_model)
         failpoints.passed("embed.embedded")
         await index.upload(chunks)
         failpoints.passed("embed.uploaded")

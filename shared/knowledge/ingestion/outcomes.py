@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from shared.errors import GroundworkError
 from shared.knowledge.documents import Upload
+from shared.knowledge.ingestion.entries import Placement, placements_from
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,21 +52,46 @@ class Outcome:
 class PreparedDocument:
     """One document of a shard, read and chunked: what its settlement has to know of it.
 
-    ``text`` is the claim to its text, ``batches`` are those that its chunks lie in.
+    ``text`` is the claim to its text, ``placements`` tell where its chunks lie, by the number of the layout.
     """
 
     upload: Upload
     version: int
-    digest: str
-    text: str
-    chunks: int
-    pages: int
-    pages_without_text: tuple[int, ...]
-    batches: tuple[int, ...]
+    digest: str = ""
+    text: str = ""
+    pages: int = 0
+    pages_without_text: tuple[int, ...] = ()
+    placements: Mapping[int, Placement] = field(default_factory=dict)
+
+    def failure(self, layout: int, failed: Mapping[int, Mapping[str, Any]]) -> Mapping[str, Any] | None:
+        """The error that keeps the document out of a layout, if one of its batches is among ``failed``."""
+        batches = self.placements[layout].batches
+        return next((failed[batch] for batch in batches if batch in failed), None)
+
+    def outcome(self, layout: int, failed: Mapping[int, Mapping[str, Any]]) -> Outcome:
+        """What becomes of the document if ``layout`` decides."""
+        if error := self.failure(layout, failed):
+            return Outcome(
+                self.upload.id,
+                "failed",
+                self.version,
+                code=error["code"],
+                message=error["message"],
+                retryable=error["retryable"],
+            )
+        return Outcome(
+            self.upload.id,
+            "indexed",
+            self.version,
+            self.placements[layout].chunks,
+            self.pages,
+            self.pages_without_text,
+        )
 
     def to_dict(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self.__dataclass_fields__} | {
-            "upload": self.upload.to_dict()
+            "upload": self.upload.to_dict(),
+            "placements": {str(layout): each.to_list() for layout, each in self.placements.items()},
         }
 
     @classmethod
@@ -75,7 +101,7 @@ class PreparedDocument:
                 **data,
                 "upload": Upload.from_dict(data["upload"]),
                 "pages_without_text": tuple(data["pages_without_text"]),
-                "batches": tuple(data["batches"]),
+                "placements": placements_from(data["placements"]),
             }
         )
 

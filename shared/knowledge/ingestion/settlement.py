@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -17,12 +17,16 @@ from shared.knowledge.ingestion.shards import shard_name
 
 if TYPE_CHECKING:
     from shared.jobs import Jobs, Ticket
-    from shared.knowledge.collections import Collection
+    from shared.knowledge.collections import Collection, Collections
     from shared.knowledge.content import ContentStore
     from shared.knowledge.documents import Document, Documents
     from shared.knowledge.indexes import Indexes
     from shared.knowledge.ingestion.assignments import Assignments
     from shared.knowledge.ingestion.shards import Shards
+
+
+class _LayoutAdded(Exception):
+    """The collection has a layout that a shard was not prepared for."""
 
 
 class Settlement:
@@ -32,6 +36,7 @@ class Settlement:
         self,
         *,
         jobs: Jobs,
+        collections: Collections,
         documents: Documents,
         content: ContentStore,
         indexes: Indexes,
@@ -39,41 +44,56 @@ class Settlement:
         assignments: Assignments,
     ) -> None:
         self._jobs = jobs
+        self._collections = collections
         self._documents = documents
         self._content = content
         self._indexes = indexes
         self._shards = shards
         self._assignments = assignments
 
-    async def commit(self, ticket: Ticket, number: int, failed: Mapping[int, Mapping[str, Any]]) -> None:
+    async def commit(self, ticket: Ticket, number: int, failed: Mapping[int, Mapping[str, Any]]) -> bool:
         """Make the shard's new versions visible and note what became of each document.
 
-        ``failed`` tells the batches that could not be embedded, with the error of each.
+        ``failed`` tells the batches that could not be embedded, with the error of each. False where a layout
+        has been added since the preparation: nothing is decided then, and the shard is to be prepared anew.
         """
         assignment = await self._assignments.of(ticket)
         collection = assignment.collection
         shard = await self._shards.prepared(ticket, number)
         uploads = {upload.id: upload for upload in await self._shards.manifest(ticket, number)}
         cancelled = assignment.cancelled
-        outcomes = [*shard.outcomes]
-        outcomes += [_outcome_of(document, failed, cancelled) for document in shard.documents]
-        known = {outcome.id for outcome in outcomes}
-        reason = failed.get(-1)
-        unread = (document for document in uploads if document not in known)
-        outcomes += [_unread_outcome(document, reason, cancelled) for document in unread]
-
         prepared = {document.upload.id: document for document in shard.documents}
-        by_id = {outcome.id: outcome for outcome in outcomes}
+        known: dict[str, Outcome] = {outcome.id: outcome for outcome in shard.outcomes}
+        for document in uploads.keys() - known.keys() - prepared.keys():
+            known[document] = _unread_outcome(document, failed.get(-1), cancelled)
         # What the change decides is told through here, as the last try decided it.
-        decided = dict(by_id)
+        decided: dict[str, Outcome] = {}
 
-        def settle(outcome: Outcome, record: Document | None) -> Document | None:
-            changed, verdict = _settled(outcome, prepared.get(outcome.id), record, ticket.job)
-            decided[outcome.id] = verdict
+        async def look_at_layouts() -> None:
+            # After the records were read and before they are written: see `shared.knowledge.reindexing`.
+            nonlocal collection
+            if not cancelled:
+                collection = await self._with_room(ticket, shard.documents, failed)
+
+        def settle(document: str, record: Document | None) -> Document | None:
+            own = prepared.get(document)
+            if own is None:
+                outcome = known[document]
+            elif cancelled:
+                outcome = Outcome(document, "cancelled", own.version, code="cancelled", retryable=True)
+            else:
+                outcome = own.outcome(collection.serving.number, failed)
+            changed, decided[document] = _settled(outcome, own, record, ticket.job, collection)
             return changed
 
+        ids = {document: document for document in (*prepared, *known)}
         failpoints.passed("commit.decided")
-        after = await self._documents.change_all(ticket.tenant, collection.name, by_id, settle)
+        try:
+            after = await self._documents.change_all(
+                ticket.tenant, collection.name, ids, settle, meanwhile=look_at_layouts
+            )
+        except _LayoutAdded:
+            return False
         failpoints.passed("commit.flipped")
         await self._clean_index(collection, prepared, after)
         own = {upload.content for upload in uploads.values()} | {one.text for one in shard.documents}
@@ -88,21 +108,50 @@ class Settlement:
             published=len(done),
             failed=sum(outcome.state == "failed" for outcome in done),
         )
+        return True
+
+    async def _with_room(
+        self,
+        ticket: Ticket,
+        documents: Sequence[PreparedDocument],
+        failed: Mapping[int, Mapping[str, Any]],
+    ) -> Collection:
+        """The collection as it is now, if the documents were prepared for all its live layouts.
+
+        One that does not serve and cannot have a document is marked: it will not serve before it is whole.
+        Raises `_LayoutAdded` where the documents were not prepared for one.
+        """
+        collection = (await self._assignments.of(ticket)).collection
+        for layout in collection.live_layouts:
+            if any(layout.number not in document.placements for document in documents):
+                raise _LayoutAdded
+            if layout.number == collection.serving.number:
+                continue
+            errors = (document.failure(layout.number, failed) for document in documents)
+            if error := next(filter(None, errors), None):
+                await self._collections.mark_incomplete(
+                    ticket.tenant, collection.name, layout.number, error["code"]
+                )
+                return await self._with_room(ticket, documents, failed)
+        return collection
 
     async def _clean_index(
         self, collection: Collection, prepared: Mapping[str, PreparedDocument], after: Mapping[str, Document]
     ) -> None:
         """Remove the chunks that no one may see any more."""
-        index = await self._indexes.of(collection.embedding_model)
+        indexes = await self._indexes.all_of(collection)
+        live = {layout.number for layout in collection.live_layouts}
         for document, own in prepared.items():
             record = after.get(document)
-            if record is None or record.visible != own.version:
-                stale = VersionRange(only=own.version)
-            elif own.version > 1:
-                stale = VersionRange(below=own.version)
-            else:
-                continue
-            await index.delete_document(collection.tenant, collection.name, document, stale)
+            owner = (collection.tenant, collection.name, document)
+            for index in indexes:
+                if record is None or record.visible != own.version:
+                    await index.delete_document(*owner, VersionRange(only=own.version))
+                    continue
+                if own.version > 1:
+                    await index.delete_document(*owner, VersionRange(below=own.version))
+                for gone in own.placements.keys() - live:
+                    await index.delete_document(*owner, VersionRange(only=own.version), layout=gone)
 
     async def _clean_content(
         self, collection: Collection, own: set[str], after: Mapping[str, Document]
@@ -160,33 +209,6 @@ class Settlement:
             await self._clean_content(collection, {*texts.values()}, records)
 
 
-def _outcome_of(
-    document: PreparedDocument, failed: Mapping[int, Mapping[str, Any]], cancelled: bool
-) -> Outcome:
-    bad = next((batch for batch in document.batches if batch in failed), None)
-    upload = document.upload
-    if cancelled:
-        return Outcome(upload.id, "cancelled", document.version, code="cancelled", retryable=True)
-    if bad is not None:
-        error = failed[bad]
-        return Outcome(
-            upload.id,
-            "failed",
-            document.version,
-            code=error["code"],
-            message=error["message"],
-            retryable=error["retryable"],
-        )
-    return Outcome(
-        upload.id,
-        "indexed",
-        document.version,
-        document.chunks,
-        document.pages,
-        document.pages_without_text,
-    )
-
-
 def _unread_outcome(document: str, reason: Mapping[str, Any] | None, cancelled: bool) -> Outcome:
     if cancelled or reason is None:
         return Outcome(document, "cancelled", code="cancelled", retryable=True)
@@ -206,7 +228,11 @@ def _texts(record: Document, prepared: PreparedDocument) -> dict[int, str]:
 
 
 def _settled(
-    outcome: Outcome, prepared: PreparedDocument | None, record: Document | None, job: str
+    outcome: Outcome,
+    prepared: PreparedDocument | None,
+    record: Document | None,
+    job: str,
+    collection: Collection,
 ) -> tuple[Document | None, Outcome]:
     """The record as ``outcome`` leaves it (None: as it is), and the outcome as the record allows it."""
     if record is None:
@@ -221,7 +247,9 @@ def _settled(
             record,
             visible=prepared.version,
             visible_digest=prepared.digest,
-            chunks=prepared.chunks,
+            layouts={
+                layout.number: prepared.placements[layout.number].chunks for layout in collection.live_layouts
+            },
             pages=prepared.pages,
             pages_without_text=prepared.pages_without_text,
             visible_content=prepared.upload.content,

@@ -275,7 +275,16 @@ class ParserPool:
                 "The document is larger than what is read.", limit=self._limits.input_bytes
             )
         request = {"media": media.value, "name": name, "title": title, "budget": asdict(budget)}
-        job = _Job(request, content)
+        return await self._done(_Job(request, content))
+
+    async def cut(self, document: ParsedDocument, budget: ChunkBudget) -> tuple[Chunk, ...]:
+        """Cut a document that was read before. Raises as `prepare` does."""
+        described = document.to_dict()
+        text = described.pop("text")
+        request = {"read": described, "title": None, "budget": asdict(budget), "media": document.media.value}
+        return (await self._done(_Job(request, text.encode()))).chunks
+
+    async def _done(self, job: _Job) -> Prepared:
         try:
             return await asyncio.get_running_loop().run_in_executor(self._threads, self._run, job)
         except asyncio.CancelledError:

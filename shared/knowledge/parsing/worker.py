@@ -129,7 +129,10 @@ def _answer(request: dict[str, Any], content: bytes, limits: ParseLimits) -> tup
     from shared.knowledge.parsing import parse
 
     try:
-        document = parse(content, Media(request["media"]), request["name"], limits)
+        if "read" in request:
+            document = ParsedDocument.from_dict({**request["read"], "text": content.decode()})
+        else:
+            document = parse(content, Media(request["media"]), request["name"], limits)
         if request["title"]:
             document = document.titled(request["title"])
         return response(document, chunk(document, ChunkBudget(**request["budget"])))
