@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
+from typing import Any
 
 from laptop.environment import ROOT, STATE
 
@@ -95,13 +96,15 @@ def sbom() -> str:
     from cyclonedx.output.json import JsonV1Dot6
     from packageurl import PackageURL
 
+    # The library's classes are wrapped by decorators that hide their types.
+    make_bom: Any = Bom
+    make: Any = Component
     licences = LicenseFactory()
-    bom = Bom()
-    bom.metadata.component = root = Component(
-        name="groundwork", version="0.1.0", type=ComponentType.APPLICATION, bom_ref="groundwork"
-    )
+    bom = make_bom()
+    root = make(name="groundwork", version="0.1.0", type=ComponentType.APPLICATION, bom_ref="groundwork")
+    bom.metadata.component = root
     for package in packages():
-        component = Component(
+        component = make(
             name=package.name,
             version=package.version,
             type=ComponentType.LIBRARY,
