@@ -63,7 +63,7 @@ def packages(*locks: str) -> Iterator[Package]:
 
 def _licence(name: str) -> str | None:
     try:
-        told = metadata.metadata(name)
+        told: Any = metadata.metadata(name)
     except metadata.PackageNotFoundError:
         return None
     classifiers = [c for c in told.get_all("Classifier") or [] if c.startswith("License :: ")]
@@ -99,6 +99,7 @@ def sbom() -> str:
     # The library's classes are wrapped by decorators that hide their types.
     make_bom: Any = Bom
     make: Any = Component
+    digest_of: Any = HashType
     licences = LicenseFactory()
     bom = make_bom()
     root = make(name="groundwork", version="0.1.0", type=ComponentType.APPLICATION, bom_ref="groundwork")
@@ -109,7 +110,7 @@ def sbom() -> str:
             version=package.version,
             type=ComponentType.LIBRARY,
             purl=PackageURL("pypi", name=package.name, version=package.version),
-            hashes=[HashType(alg=HashAlgorithm.SHA_256, content=digest) for digest in package.digests],
+            hashes=[digest_of(alg=HashAlgorithm.SHA_256, content=digest) for digest in package.digests],
             licenses=[licences.make_from_string(package.licence)] if package.licence else [],
         )
         bom.components.add(component)
