@@ -42,7 +42,7 @@ class Account:
             call=self._call,
             model=self._model.name,
             kind=self._model.kind.value,
-            model_version=deployment.version if deployment else self._model.version,
+            model_version=deployment.version if deployment else self._model.version_in(self._call.data_zone),
             deployment=deployment.name if deployment else "",
             outcome=self.outcome,
             usage=usage,

@@ -130,6 +130,10 @@ class Model:
     def version(self) -> str:
         return self.deployments[0].version
 
+    def version_in(self, zone: str | None) -> str:
+        """The version that answers calls of a data zone; None is the first deployment's."""
+        return next((each.version for each in self.deployments if each.data_zone == zone), self.version)
+
     def cost_at_most(self, prompt_tokens: int, completion_tokens: int | None) -> float:
         """What a call may cost, whichever deployment answers; an answer without a limit is a full one."""
         completion = self.max_output_tokens if completion_tokens is None else completion_tokens
