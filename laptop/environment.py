@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 STATE = ROOT / ".groundwork"
 VENV = ROOT / ".venv"
 AZURITE = STATE / "node" / "node_modules" / "azurite" / "dist" / "src" / "azurite.js"
+NODE_CLIENT = ROOT / "tests" / "openai_surface" / "clients" / "node"
 PYTHONS = ((3, 11), (3, 12), (3, 13))
 PARITY_PYTHON = (3, 13)
 # Azurite 3.35 runs on Node 20 and later.
@@ -97,22 +98,49 @@ def _install(python: Path, lock: Path, *options: str) -> None:
 
 def ensure_azurite(python: Path) -> list[str]:
     """The command that starts Azurite; installs it, and Node where the machine has none new enough."""
+    node = _ensure_node_packages(python, "Azurite", ROOT / "laptop" / "azurite", STATE / "node")
+    return [node, str(AZURITE)]
+
+
+def ensure_node_client(python: Path) -> tuple[str, Path]:
+    """Node, and the folder of a module that imports OpenAI's client: for the tests of the surface."""
+    folder = STATE / "openai-node"
+    return _ensure_node_packages(python, "OpenAI's client for Node", NODE_CLIENT, folder), folder
+
+
+def ensure_clients(python: Path) -> Path:
+    """The interpreter of an environment with other people's clients, for the tests of the surface."""
+    venv, lock = ROOT / ".venv-clients", ROOT / "requirements-clients.txt"
+    clients = _venv_python(venv)
+    stamp = _stamp([lock], str(sys.version_info[:2]))
+    if not (_stamped(venv, stamp) and clients.exists()):
+        with step(f"Install {lock.name}"):
+            uv = [str(python), "-m", "uv"]
+            complaint = "The clients could not be installed. Is there a network?"
+            _run([*uv, "venv", "--quiet", "--clear", "--python", str(python), str(venv)], complaint)
+            install = [*uv, "pip", "install", "--quiet", "--python", str(clients)]
+            _run([*install, "--require-hashes", "-r", str(lock)], complaint)
+            (venv / "groundwork.stamp").write_text(stamp)
+    return clients
+
+
+def _ensure_node_packages(python: Path, name: str, sources: Path, folder: Path) -> str:
+    """Node's binary, and what the lock in ``sources`` lists, installed in ``folder``."""
     node, npm = _node(python)
-    folder = STATE / "node"
-    sources = [ROOT / "laptop" / "azurite" / name for name in ("package.json", "package-lock.json")]
-    stamp = _stamp(sources, " ".join(npm))
-    if not (_stamped(folder, stamp) and AZURITE.exists()):
-        with step("Install Azurite"):
+    files = [sources / file for file in ("package.json", "package-lock.json")]
+    stamp = _stamp(files, " ".join(npm))
+    if not (_stamped(folder, stamp) and (folder / "node_modules").exists()):
+        with step(f"Install {name}"):
             folder.mkdir(parents=True, exist_ok=True)
-            for source in sources:
-                shutil.copy(source, folder)
+            for file in files:
+                shutil.copy(file, folder)
             _run(
                 [*npm, "ci", "--silent", "--no-audit", "--no-fund", "--ignore-scripts"],
-                "Azurite could not be installed. Is there a network?",
+                f"{name} could not be installed. Is there a network?",
                 cwd=folder,
             )
             (folder / "groundwork.stamp").write_text(stamp)
-    return [node, str(AZURITE)]
+    return node
 
 
 def _node(python: Path) -> tuple[str, list[str]]:
