@@ -190,6 +190,7 @@ async def test_an_error_shows_its_code_and_correlation_id(console: Console, stac
     await expect(alert).to_contain_text(re.compile("correlation id [0-9a-f]{32}"))
 
 
+@pytest.mark.security("API8", "LLM05")
 async def test_hostile_documents_and_names_stay_text(console: Console, stack: Any) -> None:
     page = console.page
     fill_collection(stack, console, ("vault.txt", HOSTILE), (HOSTILE_NAME, HOSTILE))
@@ -209,6 +210,7 @@ async def test_hostile_documents_and_names_stay_text(console: Console, stack: An
     assert await page.locator("main :is(script, img, iframe, svg[onload], [href^='javascript'])").count() == 0
 
 
+@pytest.mark.security("API8", "LLM05")
 async def test_the_policy_keeps_foreign_code_from_running(console: Console) -> None:
     page = console.page
     response = await page.goto(console.url)

@@ -36,6 +36,7 @@ def put(place: tuple[Tenant, str], raw_path: str, **headers: str) -> Answer:
     )
 
 
+@pytest.mark.security("API8")
 @pytest.mark.parametrize(
     "name",
     [
@@ -55,6 +56,7 @@ def test_a_document_cannot_have_a_name_that_leads_elsewhere(place, name: str):
     check_problem(put(place, name), 400, "invalid_name")
 
 
+@pytest.mark.security("API8")
 @pytest.mark.parametrize(
     "name", ["..", "../..", "%2e%2e", "%2e%2e/b.txt", "../../../b.txt", "a/../../b.txt", "a%00.txt", "%00"]
 )
@@ -87,6 +89,7 @@ def test_a_type_that_cannot_be_read_is_refused(place, name: str, content: bytes)
     check_problem(answer, 415, "unsupported_media_type")
 
 
+@pytest.mark.security("API4")
 def test_a_body_beyond_the_limit_is_refused_before_it_is_sent(place):
     """Only the head of the request is sent: the answer comes without waiting for the body."""
     tenant, collection = place
@@ -202,6 +205,7 @@ INVALID_BODIES = [
 ]
 
 
+@pytest.mark.security("API3")
 @pytest.mark.parametrize(("method", "path", "body", "member"), INVALID_BODIES)
 def test_a_member_that_is_unknown_or_out_of_bounds_is_named(place, method: str, path: str, body, member: str):
     problem = check_problem(place[0].call(method, path, body), 400, "invalid_request")
@@ -255,6 +259,7 @@ def test_a_collection_needs_an_embedding_model_that_there_is(place, model: str):
 # --- filters ---
 
 
+@pytest.mark.security("API8")
 @pytest.mark.parametrize(
     ("filter", "path"),
     [

@@ -74,6 +74,7 @@ async def test_a_table_row_is_quoted_with_its_header(world: World) -> None:
     assert HANDBOOK[answer.citations[0].start : answer.citations[0].end] == answer.citations[0].quote
 
 
+@pytest.mark.security("LLM09")
 @pytest.mark.parametrize(
     "question", ["What is the capital of Mongolia?", "Which antivirus program is on the laptops?"]
 )
@@ -88,6 +89,7 @@ async def test_an_empty_collection_answers_nothing(world: World) -> None:
     assert not (await world.answers.answer(ALICE, asking(world, HOME))).found
 
 
+@pytest.mark.security("API1", "LLM02", "LLM08")
 async def test_what_the_caller_may_not_read_is_not_quoted(world: World) -> None:
     await world.collection()
     await world.add("handbook.md", HANDBOOK, readers=("group:hr",))
@@ -118,6 +120,7 @@ async def test_an_answer_survives_a_question_longer_than_the_embedding_model_see
 # Synthesis
 
 
+@pytest.mark.security("LLM01")
 async def test_a_model_that_can_synthesise_gets_each_passage_as_marked_data(
     world: World, chat_model: ChatModel
 ) -> None:
@@ -138,6 +141,7 @@ async def test_a_model_that_can_synthesise_gets_each_passage_as_marked_data(
     assert sent[2]["content"] == HOME
 
 
+@pytest.mark.security("LLM05", "LLM09")
 async def test_a_citation_that_names_no_passage_is_taken_out(world: World, chat_model: ChatModel) -> None:
     await with_handbook(world)
     chat_model.pieces = ["Two days [1", "] [", "9], 【", "1】 and [7]."]
@@ -147,6 +151,7 @@ async def test_a_citation_that_names_no_passage_is_taken_out(world: World, chat_
     assert [citation.number for citation in answer.citations] == [1]
 
 
+@pytest.mark.security("LLM09")
 @pytest.mark.parametrize(
     ("text", "grounded"),
     [
@@ -256,6 +261,7 @@ async def test_an_embedding_model_that_is_away_is_an_error_not_a_worse_answer(wo
         await world.answers.answer(ALICE, asking(world, HOME))
 
 
+@pytest.mark.security("LLM02", "LLM07")
 async def test_no_log_holds_a_question_or_a_passage(
     world: World, chat_model: ChatModel, caplog: pytest.LogCaptureFixture
 ) -> None:

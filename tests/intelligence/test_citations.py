@@ -23,6 +23,7 @@ def test_only_numbers_of_passages_stay(text: str, checked: str, numbers: list[in
     assert checked_marks(text, passages=2) == (checked, numbers)
 
 
+@pytest.mark.security("LLM09")
 @pytest.mark.parametrize(
     ("text", "unfaithful"),
     [

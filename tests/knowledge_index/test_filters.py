@@ -133,6 +133,7 @@ def test_odata_is_quoted(tree: Any, text: str) -> None:
     assert render(tree) == text
 
 
+@pytest.mark.security("API1", "LLM08")
 def test_a_tree_that_would_match_everything_is_not_rendered() -> None:
     for tree in (And(()), Or(()), In("source", ()), AnyOf("tags", ()), Range("page")):
         with pytest.raises(InvalidParameter):
@@ -142,6 +143,7 @@ def test_a_tree_that_would_match_everything_is_not_rendered() -> None:
 texts = st.text(alphabet=st.sampled_from("ab'|,;~^\x1f ()é\"\\"), max_size=8)
 
 
+@pytest.mark.security("API8", "LLM08")
 @settings(max_examples=300, deadline=None)
 @given(values=st.lists(texts, min_size=1, max_size=4), stored=texts)
 def test_no_value_escapes_its_quotes(values: list[str], stored: str) -> None:

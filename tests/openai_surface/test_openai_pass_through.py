@@ -75,6 +75,7 @@ def test_a_request_reaches_the_service_with_all_that_the_client_said(
     assert service.requests[-1] == sent
 
 
+@pytest.mark.security("LLM06", "API10")
 @pytest.mark.parametrize("name", ["data_sources", "dataSources"])
 def test_a_service_is_not_told_to_read_with_its_own_identity(
     scripted: Tenant, service: ScriptedService, name: str
