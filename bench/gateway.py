@@ -1,7 +1,8 @@
 """Speed and behaviour of the model gateway against its bars: ``python dev.py bench gateway``.
 
 With the shared harness (``GROUNDWORK_BENCH_GATEWAY``, by default ``../shared/gateway``) its runs are used;
-without it the project's own, which measure the same things.
+without it the project's own, which measure the same things but LiteLLM's Router: that one runs in an
+environment of its own, beside the shared harness, where it can be installed.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from laptop import environment
 
 ROOT = Path(__file__).resolve().parent.parent
 CONCURRENCIES = (1, 16, 64)
@@ -122,18 +125,26 @@ class _SharedRuns:
 
     def speed(self, ports: tuple[int, int], seconds: float, rounds: int) -> list[Record]:
         concurrencies = ",".join(map(str, CONCURRENCIES))
-        options = ["--adapters", SPEED_ADAPTERS, "--conc", concurrencies]
-        return self._run("bench_gw.py", ports, [*options, "--secs", str(seconds), "--rounds", str(rounds)])
+        options = ["--conc", concurrencies, "--secs", str(seconds), "--rounds", str(rounds)]
+        records = self._run("bench_gw.py", ports, ["--adapters", SPEED_ADAPTERS, *options])
+        try:
+            python = environment.ensure_litellm(Path(sys.executable))
+        except environment.SetupError as error:
+            print(f"LiteLLM's Router is left out: {str(error).splitlines()[0]}")
+            return records
+        return records + self._run("bench_gw.py", ports, ["--adapters", "litellm", *options], python)
 
     def behaviour(self, ports: tuple[int, int], only: set[str]) -> list[Record]:
         chosen = ["--only", ",".join(sorted(only))] if only else []
         return self._run("behave.py", ports, ["--adapter", ADAPTER, *chosen])
 
-    def _run(self, script: str, ports: tuple[int, int], options: list[str]) -> list[Record]:
+    def _run(
+        self, script: str, ports: tuple[int, int], options: list[str], python: Path = Path(sys.executable)
+    ) -> list[Record]:
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder) / "out.json"
             arguments = [script, "--ports", ",".join(map(str, ports)), "--out", str(out), *options]
-            subprocess.run([sys.executable, *arguments], cwd=self._harness, env=_environment(), check=True)
+            subprocess.run([str(python), *arguments], cwd=self._harness, env=_environment(), check=True)
             return json.loads(out.read_text())
 
 

@@ -110,18 +110,28 @@ def ensure_node_client(python: Path) -> tuple[str, Path]:
 
 def ensure_clients(python: Path) -> Path:
     """The interpreter of an environment with other people's clients, for the tests of the surface."""
-    venv, lock = ROOT / ".venv-clients", ROOT / "requirements-clients.txt"
-    clients = _venv_python(venv)
+    return _ensure_apart(python, ".venv-clients", ROOT / "requirements-clients.txt")
+
+
+def ensure_litellm(python: Path) -> Path:
+    """The interpreter of an environment with LiteLLM, which the gateway is measured beside; only there."""
+    return _ensure_apart(python, ".venv-litellm", ROOT / "bench" / "requirements-litellm.txt")
+
+
+def _ensure_apart(python: Path, name: str, lock: Path) -> Path:
+    """The interpreter of an environment that holds what ``lock`` lists and nothing of the app's."""
+    venv = ROOT / name
+    own = _venv_python(venv)
     stamp = _stamp([lock], str(sys.version_info[:2]))
-    if not (_stamped(venv, stamp) and clients.exists()):
+    if not (_stamped(venv, stamp) and own.exists()):
         with step(f"Install {lock.name}"):
             uv = [str(python), "-m", "uv"]
-            complaint = "The clients could not be installed. Is there a network?"
+            complaint = f"The packages of {lock.name} could not be installed. Is there a network?"
             _run([*uv, "venv", "--quiet", "--clear", "--python", str(python), str(venv)], complaint)
-            install = [*uv, "pip", "install", "--quiet", "--python", str(clients)]
+            install = [*uv, "pip", "install", "--quiet", "--python", str(own)]
             _run([*install, "--require-hashes", "-r", str(lock)], complaint)
             (venv / "groundwork.stamp").write_text(stamp)
-    return clients
+    return own
 
 
 def _ensure_node_packages(python: Path, name: str, sources: Path, folder: Path) -> str:
