@@ -20,7 +20,17 @@ from laptop.stack import DEFAULT_PORTS, Stack
 
 SAMPLES = "samples"
 QUESTION = "How long is the emergency code valid when I have lost my hardware key?"
-BENCHMARKS = ("answers", "coldstart", "gateway", "host", "hostile", "ingest", "orchestrate", "retrieve")
+BENCHMARKS = (
+    "answers",
+    "coldstart",
+    "gateway",
+    "host",
+    "hostile",
+    "ingest",
+    "modes",
+    "orchestrate",
+    "retrieve",
+)
 LOCK = ["--universal", "--python-version", "3.11", "--generate-hashes", "--no-emit-index-url"]
 
 

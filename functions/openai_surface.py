@@ -18,6 +18,7 @@ from azurefunctions.extensions.http.fastapi import JSONResponse, Response
 from functions import openai_answers as answers
 from functions.http import Call, Handler, Model, route, validated
 from functions.later import Asked, preferred_wait, respond, writes
+from functions.openai_media import check_media
 from functions.openai_wire import (
     DONE,
     REQUEST_ID_HEADER,
@@ -144,6 +145,7 @@ async def for_later(
     Raises `OutlastsRequest` where the client has not, and its answer would come too late.
     """
     name, wait = asked["model"], preferred_wait(call.request)
+    check_media(chat.get("messages"))
     documents = name.startswith(answers.PREFIX)
     expected: float | None = None
     if documents:
