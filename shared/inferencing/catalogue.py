@@ -144,6 +144,11 @@ class Model:
 class Catalogue:
     models: Mapping[str, Model]
 
+    def reranker(self, version: str | None = None) -> Model | None:
+        """The first model that re-ranks, of this version where one is given; None where there is none."""
+        rerankers = (model for model in self.models.values() if model.kind is Kind.RERANK)
+        return next((model for model in rerankers if version in (None, model.version)), None)
+
 
 def parse_catalogue(text: str, settings: Mapping[str, str]) -> Catalogue:
     """The catalogue in the TOML ``text``, with ``${NAME}`` in endpoints taken from ``settings``.

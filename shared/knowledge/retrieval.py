@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Literal
 
 from shared.errors import Hidden, InvalidParameter, PromptTooLong
 from shared.inferencing.calls import CallContext, JobAccount, Usage
+from shared.knowledge import reranking
 from shared.knowledge.index.protocol import MAX_TOP, FacetValue, SearchRequest
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ class Passage:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What a search found. ``timings`` are in milliseconds: ``embed`` and ``search``.
+    """What a search found. ``timings`` are in milliseconds: ``embed``, ``search`` and ``rerank``.
 
     ``vectors`` holds the query's vector for each embedding model that was asked. ``count`` and ``facets``
     are the index's own: while a version is being replaced they count chunks of both.
@@ -113,11 +114,13 @@ class Retrieval:
 
         Collections with different embedding models are searched one by one and merged by reciprocal rank.
         Each is searched in its serving layout, or in the one that ``layouts`` names for it.
+        ``semantic`` asks for the index's semantic ranker, or for the catalogue's re-ranker where it has none.
         Raises `NotFound` for a collection that the caller's tenant does not have, `InvalidParameter`,
         `InvalidFilter`, and what the gateway and the index raise: a search that asks for vectors and cannot
         have them fails.
         """
         wanted = skip + top
+        semantic = semantic and mode != "vector" and bool(query.strip())
         if top < 0 or skip < 0 or wanted > MAX_TOP:
             raise InvalidParameter(f"skip and top must add up to 0 to {MAX_TOP}.", parameter="top")
         if mode not in ("hybrid", "keyword", "vector"):
@@ -129,10 +132,10 @@ class Retrieval:
         started = time.perf_counter()
         vectors: Mapping[str, Sequence[float]] = {}
         usage = Usage()
+        call = CallContext(
+            tenant=principal.tenant, user=principal.user, purpose="query", deadline=deadline, job=job
+        )
         if query.strip() and mode != "keyword":
-            call = CallContext(
-                tenant=principal.tenant, user=principal.user, purpose="query", deadline=deadline, job=job
-            )
             vectors, usage = await self._embed(list(by_model), query, call)
         embedded = time.perf_counter()
         request = SearchRequest(
@@ -143,8 +146,10 @@ class Retrieval:
             filter=filter,
             facets=tuple(facets),
             count=count,
-            semantic=semantic and mode != "vector" and bool(query.strip()),
+            semantic=semantic,
         )
+        # The first page depends on what is read for the second, and the other way round.
+        depth = max(wanted, reranking.DEPTH) if semantic and wanted else wanted
         answers = await asyncio.gather(
             *(
                 self._visible(
@@ -155,25 +160,36 @@ class Retrieval:
                         layouts={collection.name: layout.number for collection, layout in members},
                         vector=vectors.get(model),
                     ),
-                    wanted,
+                    depth,
                     readers_of,
                 )
                 for model, members in by_model.items()
             )
         )
+        searched = time.perf_counter()
+        passages = [
+            Passage(hit.chunk, hit.score, hit.caption, hit.reranker_score)
+            for hit in _merged([answer.hits for answer in answers])
+        ]
+        ranked = bool(answers) and all(answer.semantic for answer in answers)
+        if semantic and not ranked:
+            better = await reranking.reranked(
+                self._gateway, query, passages, call=replace(call, purpose="rerank")
+            )
+            if better is not None:
+                passages, cost = better
+                usage, ranked = usage + cost, True
         return Found(
-            passages=tuple(
-                Passage(hit.chunk, hit.score, hit.caption, hit.reranker_score)
-                for hit in _merged([answer.hits for answer in answers])[skip:wanted]
-            ),
+            passages=tuple(passages[skip:wanted]),
             count=sum(answer.count or 0 for answer in answers) if count else None,
             facets=_merged_facets([answer.facets for answer in answers]),
-            semantic=bool(answers) and all(answer.semantic for answer in answers),
+            semantic=ranked,
             vectors=vectors,
             usage=usage,
             timings={
                 "embed": (embedded - started) * 1e3,
-                "search": (time.perf_counter() - embedded) * 1e3,
+                "search": (searched - embedded) * 1e3,
+                "rerank": (time.perf_counter() - searched) * 1e3,
             },
         )
 

@@ -114,3 +114,12 @@ def test_a_name_may_stand_only_once_and_a_model_needs_a_deployment() -> None:
         parse_catalogue(CHAT.split("[[")[0], SETTINGS)
     with pytest.raises(CatalogueError, match="there is no model"):
         parse_catalogue("", SETTINGS)
+
+
+def test_a_reranker_needs_no_limits_and_is_found_by_its_version() -> None:
+    text = EMBEDDING.replace("models.embedding", "models.rank").replace('"embedding"', '"rerank"')
+    text = text.replace("dimensions = 384\nmax_input_tokens = 256\n", "")
+    catalogue = parse_catalogue(CHAT + text, SETTINGS)
+    assert catalogue.reranker() is catalogue.reranker(version="1") is catalogue.models["rank"]
+    assert catalogue.reranker(version="2") is None
+    assert parse_catalogue(CHAT, SETTINGS).reranker() is None

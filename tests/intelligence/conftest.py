@@ -1,5 +1,5 @@
 """The fixtures of `world`, for every test of this folder."""
 
-from tests.intelligence.world import chat_model, servers, world
+from tests.intelligence.world import chat_model, ranker, servers, world
 
-__all__ = ["chat_model", "servers", "world"]
+__all__ = ["chat_model", "ranker", "servers", "world"]

@@ -22,7 +22,7 @@ from laptop.stack import Stack
 from shared.config import StorageSettings
 from shared.identity import Principal
 from shared.inferencing import Catalogue, DeploymentCredentials, Gateway, parse_catalogue
-from shared.inferencing.calls import CallContext
+from shared.inferencing.calls import CallContext, CallRecord
 from shared.intelligence import Answers
 from shared.knowledge.chunking import ChunkBudget, chunk
 from shared.knowledge.collections import Collections
@@ -82,6 +82,16 @@ endpoint = "http://127.0.0.1:1/v1"
 deployment = "minilm"
 api = "openai"
 version = "1"
+data_zone = "local"
+
+[models.rerank]
+kind = "rerank"
+[[models.rerank.deployments]]
+name = "local-ranker"
+endpoint = "{embeddings}/v1"
+deployment = "{ranker}"
+api = "openai"
+version = "ms-marco-MiniLM-L-12-v2-int8"
 data_zone = "local"
 
 [models.quoter]
@@ -209,6 +219,7 @@ class World:
     retrieval: Retrieval
     answers: Answers
     name: str
+    calls: list[CallRecord]
 
     async def collection(self, *, tenant: str = "acme", model: str = "embedding", suffix: str = "") -> str:
         """A new collection, with a name of its own in the shared storage emulator."""
@@ -285,18 +296,25 @@ class World:
 
 
 @pytest.fixture
-async def world(servers: Stack, chat_model: ChatModel, tmp_path: Path) -> AsyncIterator[World]:
+def ranker() -> str:
+    """The model that the re-ranking deployment asks for; a test may name one that is not served."""
+    return "minilm-rerank"
+
+
+@pytest.fixture
+async def world(servers: Stack, chat_model: ChatModel, ranker: str, tmp_path: Path) -> AsyncIterator[World]:
     embeddings = f"http://127.0.0.1:{servers.port('model')}"
-    text = CATALOGUE.format(tokenizer=TOKENIZER, embeddings=embeddings, chat=chat_model.url)
+    text = CATALOGUE.format(tokenizer=TOKENIZER, embeddings=embeddings, chat=chat_model.url, ranker=ranker)
     catalogue = parse_catalogue(text, {})
     storage = Storage(StorageSettings(connection_string=servers.storage))
-    gateway = Gateway(catalogue, credentials=DeploymentCredentials({}))
+    calls: list[CallRecord] = []
+    gateway = Gateway(catalogue, credentials=DeploymentCredentials({}), recorder=calls.append)
     indexes = Indexes(f"embedded:{tmp_path}", catalogue)
     collections, documents = Collections(storage), Documents(storage)
     retrieval = Retrieval(collections=collections, documents=documents, indexes=indexes, gateway=gateway)
     answers = Answers(retrieval=retrieval, gateway=gateway)
     name = f"c{os.urandom(6).hex()}"
-    yield World(storage, catalogue, gateway, collections, documents, indexes, retrieval, answers, name)
+    yield World(storage, catalogue, gateway, collections, documents, indexes, retrieval, answers, name, calls)
     await indexes.close()
     await gateway.close()
     await storage.close()

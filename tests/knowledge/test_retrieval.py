@@ -11,10 +11,11 @@ import pytest
 from shared.errors import InvalidParameter, ModelsUnavailable, NotFound
 from shared.knowledge.documents import Document, Documents
 from shared.knowledge.index import Eq
+from shared.knowledge.reranking import DEPTH
 from shared.knowledge.retrieval import Found, Retrieval
-from tests.intelligence.world import ALICE, BOB, MALLORY, World, chat_model, servers, world
+from tests.intelligence.world import ALICE, BOB, MALLORY, World, chat_model, ranker, servers, world
 
-__all__ = ["chat_model", "servers", "world"]
+__all__ = ["chat_model", "ranker", "servers", "world"]
 
 PAINT = "# Paint\n\nThe booth is closed at 60 ppm of styrene."
 RESIN = "# Resin\n\nThe store holds at most 4,000 kg of resin."
@@ -32,6 +33,47 @@ async def test_every_mode_finds_the_passage(world: World, mode) -> None:
     found = await world.retrieval.search(ALICE, [world.name], "how much resin in the store", mode=mode)
     assert documents(found)[0] == ("resin.md", 1)
     assert bool(found.vectors) is (mode != "keyword")
+
+
+NEAR = "# Store\n\nHow much resin the store holds: ask the keeper of the resin store about resin."
+
+
+async def test_a_semantic_search_is_re_ranked_by_what_answers(world: World) -> None:
+    await world.collection()
+    for document, text in {"near.md": NEAR, "resin.md": RESIN, "paint.md": PAINT}.items():
+        await world.add(document, text)
+    query = "how much resin does the store hold"
+    plain = await world.retrieval.search(ALICE, [world.name], query)
+    better = await world.retrieval.search(ALICE, [world.name], query, semantic=True)
+    assert [documents(plain)[0][0], documents(better)[0][0]] == ["near.md", "resin.md"]
+    assert (plain.semantic, better.semantic) == (False, True)
+    scores = [passage.reranker_score for passage in better.passages]
+    assert scores == sorted(scores, reverse=True)
+    assert 4 >= scores[0] > 3 > 1 > scores[-1] >= 0
+    assert better.usage.prompt_tokens > plain.usage.prompt_tokens
+
+
+async def test_pages_of_a_semantic_search_are_parts_of_one_order(world: World) -> None:
+    await world.collection()
+    for number in range(DEPTH + 4):
+        await world.add(f"{number}.md", f"{RESIN} It is store number {number}.")
+    query = "what does store number 7 hold?"
+
+    async def page(skip: int, top: int) -> list[str]:
+        found = await world.retrieval.search(ALICE, [world.name], query, skip=skip, top=top, semantic=True)
+        return [passage.chunk.document for passage in found.passages]
+
+    whole = await page(0, DEPTH + 4)
+    assert len(set(whole)) == DEPTH + 4
+    assert await page(0, 5) + await page(5, DEPTH - 1) == whole
+
+
+@pytest.mark.parametrize("ranker", ["not-served"])
+async def test_a_semantic_search_without_a_re_ranker_says_so(world: World, ranker: str) -> None:
+    await world.collection()
+    await world.add("resin.md", RESIN)
+    found = await world.retrieval.search(ALICE, [world.name], "resin", semantic=True)
+    assert (documents(found), found.semantic) == ([("resin.md", 1)], False)
 
 
 async def test_a_version_that_is_not_visible_yet_is_left_out(world: World) -> None:
