@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 import uuid
 from collections.abc import AsyncGenerator, Mapping, Sequence
@@ -9,7 +10,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from shared.errors import InvalidParameter, NotFound
+from shared.errors import GroundworkError, InvalidParameter, NotFound
 from shared.inferencing.calls import CallContext, JobAccount, Usage
 from shared.intelligence import conversations, prompts, quoting, synthesis
 from shared.intelligence.citations import Citation, cite, unfaithful_quotes
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from shared.inferencing import Gateway, Model
     from shared.knowledge.index import Filter
     from shared.knowledge.retrieval import Found, Passage, Retrieval
+
+log = logging.getLogger("groundwork.answers")
 
 NOT_FOUND_TEXT = "Not found in the documents."
 DEFAULT_TOP = 8
@@ -213,16 +216,20 @@ class Answers:
     async def _quote(
         self, conversation: conversations.Conversation, found: Found, call: CallContext, told: _Told
     ) -> AsyncGenerator[str, None]:
-        question = Question.read(conversations.standalone(conversation))
-        candidates = quoting.candidates(question, found.passages)
+        asked = conversations.standalone(conversation)
+        candidates = quoting.candidates(Question.read(asked), found.passages)
         quotes: list[quoting.Quote] = []
         if candidates and found.vectors:
-            model, asked = next(iter(found.vectors.items()))
+            model, vector = next(iter(found.vectors.items()))
             texts = [candidate.text for candidate in candidates]
             embedded = await embed_beginnings(self._gateway, model, texts, call=call)
             told.usage += embedded.usage
-            similarities = [quoting.cosine(asked, vector) for vector in embedded.vectors]
-            quotes = quoting.choose(candidates, similarities)
+            similarities = [quoting.cosine(vector, other) for other in embedded.vectors]
+            quotes = quoting.scored(candidates, similarities)
+            if quoting.answers(quotes):
+                quotes = quoting.chosen(await self._reranked(asked, quotes, call, told))
+            else:
+                quotes = []
         told.found = bool(quotes)
         told.citations = tuple(
             cite(
@@ -240,6 +247,23 @@ class Answers:
             piece = quoting.shown(quote.candidate, number)
             told.text += piece
             yield piece
+
+    async def _reranked(
+        self, asked: str, quotes: list[quoting.Quote], call: CallContext, told: _Told
+    ) -> list[quoting.Quote]:
+        """The likeliest quotes as a re-ranker orders them; as they are where there is none to ask."""
+        model = self._gateway.catalogue.reranker(version=quoting.answerability().reranker)
+        if model is None:
+            return quotes
+        texts = [quote.candidate.context for quote in quotes[: quoting.RERANKED_MAX]]
+        try:
+            ranked = await self._gateway.rerank(model.name, asked, texts, call=call)
+        except GroundworkError as error:
+            # The order is a little worse without it; that is no reason to give no answer.
+            log.warning("rerank_failed", extra={"code": error.code})
+            return quotes
+        told.usage += ranked.usage
+        return quoting.reordered(quotes, ranked.scores)
 
     async def _synthesise(
         self,

@@ -7,6 +7,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
+from shared.intelligence import answer_kinds
 from shared.knowledge.index.lexical import FUNCTION_WORDS
 
 _TOKEN = re.compile(r"\d[\d,.]*\d|[^\W_]+(?:-[^\W_]+)*")
@@ -30,35 +31,6 @@ _IGNORED = _words(" ".join(FUNCTION_WORDS.values())) | _words(
     know want need
     """
 )
-_NUMBER_WORDS = _words(
-    """
-    zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen
-    seventeen eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety hundred thousand million
-    billion half third quarter dozen once twice first second both several
-    """
-)
-_TIME_WORDS = _words(
-    """
-    january february march april may june july august september october november december jan feb mar apr jun
-    jul aug sep sept oct nov dec monday tuesday wednesday thursday friday saturday sunday mondays tuesdays
-    wednesdays thursdays fridays saturdays sundays century today yesterday tomorrow spring summer autumn
-    winter day days week weeks month months year years hour hours morning noon evening night
-    """
-)
-_ASKS_NUMBER = re.compile(
-    r"\bhow (?:many|much|long|far|old|high|large|big|tall|deep|fast|heavy|wide|often|loud|warm|hot|cold|"
-    r"thick|small|short|strong)\b|"
-    r"\b(?:what|which) (?:is |was |are |were |does |did )?(?:the |a |an )?(?:\w+ ){0,2}"
-    r"(?:percentage|share|price|cost|amount|number|fee|sum|salary|weight|height|width|depth|diameter|size|load|"
-    r"torque|rate|speed|temperature|population|total|limit|discount|value|port|age|distance|length)\b|\bcosts?\b",
-    re.IGNORECASE,
-)
-_ASKS_TIME = re.compile(
-    r"\bwhen\b|\b(?:what|which|in what|on which|from which) (?:year|date|day|month|century|decade|time)\b|"
-    r"\buntil when\b|\bsince when\b",
-    re.IGNORECASE,
-)
-_ASKS_PERSON = re.compile(r"\bwho(?:m|se)?\b", re.IGNORECASE)
 _SUFFIXES = re.compile(r"(?:ations?|ments?|ings?|edly|ness|ies|ied|ers?|ed|es|ly|s|e|y)$")
 _STEM_CHARACTERS_MIN = 3
 # A name or number says more of what is asked than a plain word that is as rare.
@@ -89,13 +61,15 @@ class Question:
     """What a question says of its answer. ``words``, ``names`` and ``numbers`` are stems.
 
     Names (words with a capital that do not open the question) and numbers (words with a digit, such as
-    "2026" or "F-17") are words too. ``expects`` is "time", "number", "person" or "".
+    "2026" or "F-17") are words too. ``kinds`` are those of `answer_kinds` that it asks for, ``counted`` is
+    the stem of what it asks to be counted.
     """
 
     words: frozenset[str]
     names: frozenset[str]
     numbers: frozenset[str]
-    expects: str
+    kinds: frozenset[str]
+    counted: str
 
     @classmethod
     def read(cls, text: str) -> Question:
@@ -113,15 +87,13 @@ class Question:
                 numbers.add(stem(token))
             elif is_name:
                 names.add(stem(token))
-        return cls(frozenset(words), frozenset(names), frozenset(numbers), _expected(text))
-
-
-def _expected(text: str) -> str:
-    if _ASKS_TIME.search(text):
-        return "time"
-    if _ASKS_NUMBER.search(text):
-        return "number"
-    return "person" if _ASKS_PERSON.search(text) else ""
+        return cls(
+            words=frozenset(words),
+            names=frozenset(names),
+            numbers=frozenset(numbers),
+            kinds=answer_kinds.asked(text),
+            counted=stem(answer_kinds.counted(text)),
+        )
 
 
 def rarities(question: Question, passages: Sequence[frozenset[str]]) -> dict[str, float]:
@@ -146,14 +118,19 @@ def missing(names: Collection[str], text: frozenset[str]) -> float:
     return sum(name not in text for name in names) / len(names) if names else 0.0
 
 
-def lacks_kind(question: Question, text: str) -> bool:
-    """Whether a text holds nothing of the kind that is asked for, beyond the question's own words."""
+def lacks_kind(question: Question, text: str, header: str = "") -> bool:
+    """Whether a text lacks a kind that is asked for, beyond the question's own words.
+
+    ``header`` is that of the table whose row the text is.
+    """
+    if not question.kinds:
+        return False
     tokens = [token for token in _TOKEN.finditer(text) if stem(token[0]) not in question.words]
-    if question.expects == "time":
-        return not any(_DIGIT.search(token[0]) or token[0].lower() in _TIME_WORDS for token in tokens)
-    if question.expects == "number":
-        return not any(_DIGIT.search(token[0]) or token[0].lower() in _NUMBER_WORDS for token in tokens)
-    if question.expects == "person":
-        named = (t for t in tokens if t.start() and t[0][0].isupper() and t[0].lower() not in _IGNORED)
-        return next(named, None) is None
-    return False
+    # The first word of a sentence has its capital from its place.
+    named = {token[0] for token in tokens if token.start() and token[0][0].isupper()}
+    return not answer_kinds.holds_all(
+        question.kinds,
+        [token[0] for token in tokens],
+        f"{header} {text}",
+        lambda word: word in named and word.lower() not in _IGNORED,
+    )

@@ -1,8 +1,9 @@
 """Quoting: an answer made of sentences that stand in the retrieved passages, word for word.
 
-Each sentence of the passages gets a few numbers that say how far it seems to answer the question; a
-logistic regression makes one score of them (`bench/train_answerability.py` trains it). Where no sentence
-scores high enough, the documents are taken not to answer. `docs/answers.md` has the figures.
+Each sentence of the passages gets a few numbers that say how far it seems to answer the question. One
+logistic regression makes of them the odds that it answers: where no sentence's odds are high enough, the
+documents are taken not to answer. Another one, which also has the opinion of a re-ranker, says which of the
+sentences answers best (`bench/train_answerability.py` trains both). `docs/answers.md` has the figures.
 """
 
 from __future__ import annotations
@@ -11,11 +12,11 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
-from pathlib import Path
-from typing import TYPE_CHECKING
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
 
 from shared.intelligence.evidence import Question, coverage, lacks_kind, missing, rarities, stems
 from shared.intelligence.sentences import Sentence, split
@@ -26,8 +27,10 @@ if TYPE_CHECKING:
 # Sentences that are embedded for one answer, at 2 to 5 ms of CPU each with the local model.
 CANDIDATES_MAX = 48
 QUOTES_MAX = 3
-# A second and third quote may score this much less than the first (log odds): one in seven as likely.
-QUOTE_MARGIN = 2.0
+# Sentences that a re-ranker reads for one answer, at 12 ms of CPU each with the local model.
+RERANKED_MAX = 16
+# A second and third quote may score this much less than the first (log odds): a third as likely.
+QUOTE_MARGIN = 1.0
 # Shorter pieces, such as a page number, answer nothing.
 WORDS_MIN = 2
 # New words from which on a sentence counts as full: about a sentence of ordinary length.
@@ -37,53 +40,74 @@ RANK_WEIGHT = 0.3
 
 FEATURES = (
     "similarity",
-    "similarity_below_best",
     "words_around",
-    "numbers_missing_around",
-    "names_missing_around",
+    "numbers_missing",
+    "names_missing",
     "numbers_missing_in_passage",
     "names_missing_in_passage",
-    "number_missing_everywhere",
-    "name_missing_everywhere",
     "kind_missing",
+    "kind_held",
+    "counted_missing",
     "rank",
     "new_words",
 )
+# What a re-ranker adds to them when the best sentences are put in order.
+RELEVANCE = "relevance"
 
 _MODEL = Path(__file__).with_name("answerability.json")
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One sentence of a passage, and all that is known of it without comparing meanings."""
+    """One sentence of a passage, and all that is known of it without comparing meanings.
+
+    ``context`` is the sentence with what it stands under: title, headings and the header of its table.
+    """
 
     passage: int
     sentence: Sentence
     text: str
+    context: str
     words_around: float
     evidence: tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Quote:
-    """A candidate that was chosen. ``score`` is the log odds that it answers."""
+    """A candidate and the log odds that it answers."""
 
     candidate: Candidate
     score: float
+    features: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Regression:
+    """A logistic regression: log odds of a list of numbers."""
+
+    weights: tuple[float, ...]
+    bias: float
+
+    def score(self, features: Sequence[float]) -> float:
+        return self.bias + sum(w * f for w, f in zip(self.weights, features, strict=True))
+
+    @classmethod
+    def read(cls, names: Sequence[str], values: Mapping[str, Any]) -> Regression:
+        return cls(tuple(float(values["weights"][name]) for name in names), float(values["bias"]))
 
 
 @dataclass(frozen=True, slots=True)
 class Answerability:
-    """The trained weights of `FEATURES`, and the score from which on a sentence answers."""
+    """What was trained. ``answers`` gives the odds that a sentence answers, ``threshold`` decides.
 
-    weights: tuple[float, ...]
-    bias: float
+    ``order`` puts the best in order with the scores of ``reranker``, the version of a model.
+    """
+
+    answers: Regression
     threshold: float
+    order: Regression
+    reranker: str
     label: str
-
-    def score(self, features: Sequence[float]) -> float:
-        """Log odds that a sentence with these features answers."""
-        return self.bias + sum(w * f for w, f in zip(self.weights, features, strict=True))
 
 
 @cache
@@ -91,9 +115,13 @@ def answerability() -> Answerability:
     """The trained model; its label holds the file's hash, for telemetry and cache keys."""
     content = _MODEL.read_bytes()
     model = json.loads(content)
-    weights = tuple(float(model["weights"][name]) for name in FEATURES)
-    label = f"quoting@{model['version']}+{hashlib.sha256(content).hexdigest()[:12]}"
-    return Answerability(weights, float(model["bias"]), float(model["threshold"]), label)
+    return Answerability(
+        answers=Regression.read(FEATURES, model["answers"]),
+        threshold=float(model["answers"]["threshold"]),
+        order=Regression.read((*FEATURES, RELEVANCE), model["order"]),
+        reranker=model["order"]["reranker"],
+        label=f"quoting@{model['version']}+{hashlib.sha256(content).hexdigest()[:12]}",
+    )
 
 
 def candidates(question: Question, passages: Sequence[Passage]) -> list[Candidate]:
@@ -101,63 +129,69 @@ def candidates(question: Question, passages: Sequence[Passage]) -> list[Candidat
     origins = [_origin(passage) for passage in passages]
     held = [stems(passage.chunk.text) | origin for passage, origin in zip(passages, origins, strict=True)]
     weights = rarities(question, held)
-    everywhere = frozenset().union(*held)
     found: list[Candidate] = []
     for number, passage in enumerate(passages):
         text = passage.chunk.text
         sentences = split(text)
         for place, sentence in enumerate(sentences):
-            words = stems(text[sentence.start : sentence.end])
+            piece = text[sentence.start : sentence.end]
+            words = stems(piece)
             if sentence.kind == "heading" or len(words) < WORDS_MIN:
                 continue
+            own = words | stems(sentence.header) | origins[number]
             first, last = sentences[max(0, place - 1)], sentences[min(len(sentences) - 1, place + 1)]
-            around = stems(f"{text[first.start : last.end]} {sentence.header}") | origins[number]
-            piece = text[sentence.start : sentence.end]
-            covered = coverage(weights, around)
+            covered = coverage(weights, own | stems(text[first.start : last.end]))
+            lacks = lacks_kind(question, piece, sentence.header)
             evidence = (
                 covered,
-                missing(question.numbers, around),
-                missing(question.names, around),
+                missing(question.numbers, own),
+                missing(question.names, own),
                 missing(question.numbers, held[number]),
                 missing(question.names, held[number]),
-                float(missing(question.numbers, everywhere) > 0),
-                float(missing(question.names, everywhere) > 0),
-                float(lacks_kind(question, piece)),
+                float(lacks),
+                float(bool(question.kinds) and not lacks),
+                float(bool(question.counted) and question.counted not in own),
                 1 / (1 + number),
                 min(1.0, len(words - question.words) / FULL_SENTENCE_WORDS),
             )
-            found.append(Candidate(number, sentence, piece, covered, evidence))
+            context = _in_context(passage, sentence, piece)
+            found.append(Candidate(number, sentence, piece, context, covered, evidence))
     found.sort(key=lambda candidate: -candidate.words_around - RANK_WEIGHT / (1 + candidate.passage))
     return found[:CANDIDATES_MAX]
 
 
-def features(found: Sequence[Candidate], similarities: Sequence[float]) -> list[tuple[float, ...]]:
-    """The numbers of each candidate, in the order of `FEATURES`."""
-    best = max(similarities, default=0.0)
-    return [
-        (similarity, similarity - best, *candidate.evidence)
-        for candidate, similarity in zip(found, similarities, strict=True)
-    ]
-
-
-def ranked(found: Sequence[Candidate], similarities: Sequence[float]) -> list[Quote]:
-    """The candidates by how likely they answer, the likeliest first."""
-    model = answerability()
-    scores = [model.score(numbers) for numbers in features(found, similarities)]
-    quotes = [Quote(candidate, score) for candidate, score in zip(found, scores, strict=True)]
+def scored(found: Sequence[Candidate], similarities: Sequence[float]) -> list[Quote]:
+    """The candidates with the odds that they answer, the likeliest first."""
+    model = answerability().answers
+    quotes = []
+    for candidate, similarity in zip(found, similarities, strict=True):
+        features = (similarity, *candidate.evidence)
+        quotes.append(Quote(candidate, model.score(features), features))
     return sorted(quotes, key=lambda quote: -quote.score)
 
 
-def choose(found: Sequence[Candidate], similarities: Sequence[float]) -> list[Quote]:
-    """One to three sentences that answer, best first; none where none does."""
-    quotes = ranked(found, similarities)
-    if not quotes or quotes[0].score < answerability().threshold:
-        return []
-    chosen: dict[str, Quote] = {}
+def answers(quotes: Sequence[Quote]) -> bool:
+    """Whether any of the `scored` candidates is likely enough to answer."""
+    return bool(quotes) and quotes[0].score >= answerability().threshold
+
+
+def reordered(quotes: Sequence[Quote], relevances: Sequence[float]) -> list[Quote]:
+    """The first `RERANKED_MAX` of ``quotes``, scored anew with a re-ranker's opinion of each."""
+    order = answerability().order
+    best = [
+        replace(quote, score=order.score((*quote.features, relevance)))
+        for quote, relevance in zip(quotes[:RERANKED_MAX], relevances, strict=True)
+    ]
+    return sorted(best, key=lambda quote: -quote.score)
+
+
+def chosen(quotes: Sequence[Quote]) -> list[Quote]:
+    """The first of ``quotes`` and at most two more that are nearly as likely; none says the same twice."""
+    kept: dict[str, Quote] = {}
     for quote in quotes:
         if quote.score >= quotes[0].score - QUOTE_MARGIN:
-            chosen.setdefault(quote.candidate.text, quote)
-    return list(chosen.values())[:QUOTES_MAX]
+            kept.setdefault(" ".join(quote.candidate.text.lower().split()), quote)
+    return list(kept.values())[:QUOTES_MAX]
 
 
 def shown(candidate: Candidate, number: int) -> str:
@@ -176,6 +210,13 @@ def cosine(one: Sequence[float], other: Sequence[float]) -> float:
     """The cosine of two vectors; 0 where one has no length."""
     lengths = math.hypot(*one) * math.hypot(*other)
     return math.fsum(a * b for a, b in zip(one, other, strict=True)) / lengths if lengths else 0.0
+
+
+def _in_context(passage: Passage, sentence: Sentence, piece: str) -> str:
+    chunk = passage.chunk
+    name = re.sub(r"[-_]+", " ", PurePosixPath(chunk.document).stem)
+    above = " > ".join(dict.fromkeys(part for part in (chunk.title or name, *chunk.headings) if part))
+    return f"{above}: {sentence.header}\n{piece}" if sentence.header else f"{above}: {piece}"
 
 
 def _origin(passage: Passage) -> frozenset[str]:

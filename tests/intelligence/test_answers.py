@@ -84,6 +84,33 @@ async def test_says_so_when_the_documents_do_not_answer(world: World, question: 
     assert (answer.found, answer.citations, answer.text) == (False, (), "Not found in the documents.")
 
 
+async def test_the_likeliest_sentences_are_re_ranked_before_one_is_quoted(world: World) -> None:
+    await with_handbook(world)
+    answer = await world.answers.answer(ALICE, asking(world, HOME))
+    (ranking,) = [call for call in world.calls if call.kind == "rerank"]
+    assert (ranking.outcome, ranking.call.tenant) == ("ok", "acme")
+    assert answer.usage.prompt_tokens > ranking.usage.prompt_tokens > 0
+
+
+async def test_nothing_is_re_ranked_where_nothing_answers(world: World) -> None:
+    await with_handbook(world)
+    await world.answers.answer(ALICE, asking(world, "What is the capital of Mongolia?"))
+    assert not [call for call in world.calls if call.kind == "rerank"]
+
+
+@pytest.mark.parametrize("ranker", ["not-served"])
+async def test_an_answer_does_not_need_the_re_ranker(
+    world: World, ranker: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    await with_handbook(world)
+    answer = await world.answers.answer(ALICE, asking(world, HOME))
+    assert "two days a week" in answer.text
+    assert [call.outcome for call in world.calls if call.kind == "rerank"] != ["ok"]
+    assert [record.message for record in caplog.records if record.name == "groundwork.answers"] == [
+        "rerank_failed"
+    ]
+
+
 async def test_an_empty_collection_answers_nothing(world: World) -> None:
     await world.collection()
     assert not (await world.answers.answer(ALICE, asking(world, HOME))).found

@@ -47,9 +47,9 @@ async def test_a_semantic_search_is_re_ranked_by_what_answers(world: World) -> N
     better = await world.retrieval.search(ALICE, [world.name], query, semantic=True)
     assert [documents(plain)[0][0], documents(better)[0][0]] == ["near.md", "resin.md"]
     assert (plain.semantic, better.semantic) == (False, True)
-    scores = [passage.reranker_score for passage in better.passages]
+    scores = [passage.reranker_score or 0.0 for passage in better.passages]
     assert scores == sorted(scores, reverse=True)
-    assert 4 >= scores[0] > 3 > 1 > scores[-1] >= 0
+    assert 4 >= scores[0] > 3 > 1 > scores[-1] > 0
     assert better.usage.prompt_tokens > plain.usage.prompt_tokens
 
 
