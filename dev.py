@@ -22,6 +22,7 @@ SAMPLES = "samples"
 QUESTION = "How long is the emergency code valid when I have lost my hardware key?"
 BENCHMARKS = (
     "answers",
+    "batch",
     "coldstart",
     "gateway",
     "host",

@@ -6,6 +6,7 @@ import azure.durable_functions as df
 import azure.functions as func
 
 from functions import (
+    batches,
     chat,
     collections,
     console,
@@ -42,6 +43,7 @@ for module in (
     openai_responses,
     files,
     usage,
+    batches,
     console,
 ):
     app.register_functions(module.blueprint)

@@ -57,6 +57,7 @@ async def upload_file(call: Call) -> Response:
         size=writing.size,
         created=now,
         expires=now + expiry,
+        collections=call.principal.collections,
     )
     return JSONResponse(file_object(await files.register(file)))
 

@@ -30,6 +30,7 @@ ORCHESTRATOR = {
     Kind.REINDEXING: "reindex",
     Kind.RECONCILIATION: "reconcile",
     Kind.ERASURE: "erase",
+    Kind.BATCH: "run_batch",
 }
 # Between two looks at a running job for its event stream: quick to the eye, cheap for the table.
 EVENT_INTERVAL_SECONDS = 0.5
@@ -83,7 +84,7 @@ def may_see(principal: Principal, job: Job) -> bool:
         return False
     if job.owner == principal.user or principal.may(Role.OPERATOR):
         return True
-    return job.kind is not Kind.ANSWER and principal.may(Role.CONTRIBUTOR)
+    return job.kind not in (Kind.ANSWER, Kind.BATCH) and principal.may(Role.CONTRIBUTOR)
 
 
 async def _job(call: Call) -> Job:
@@ -121,7 +122,7 @@ async def get_job(call: Call) -> Response:
 async def get_job_result(call: Call) -> Response:
     """What a job has come to: the outcome of each document, page by page, or the answer."""
     job = await _job(call)
-    if job.kind is Kind.ANSWER and job.owner != call.principal.user:
+    if job.kind in (Kind.ANSWER, Kind.BATCH) and job.owner != call.principal.user:
         raise Hidden("job", job.id)  # it was made from what its owner may read
     if not job.state.final:
         raise Conflict("The job has not ended yet.", state=job.state.value, retry_after=POLL_SECONDS)
@@ -133,6 +134,9 @@ async def get_job_result(call: Call) -> Response:
     if job.kind in (Kind.REINDEXING, Kind.RECONCILIATION, Kind.ERASURE):
         result = await services().jobs.fetch(job.ticket, "result") or {}
         return JSONResponse({"state": job.state.value, "counts": dict(job.counts or {}), **result})
+    if job.kind is Kind.BATCH:
+        batch = await services().batches.records.read(job.tenant, job.id)
+        return JSONResponse({"state": job.state.value, **await services().batches.document(batch, job)})
     first = call.number("page", 1, 1_000_000)
     items, more = await services().ingestion.shards.outcome_page(
         job.ticket, (first - 1) * RESULT_PAGE_SHARDS, RESULT_PAGE_SHARDS
@@ -194,9 +198,24 @@ async def retry_job(call: Call) -> Response:
 async def _status(job: Job, base_url: str) -> dict[str, Any]:
     from shared.inferencing.budgets import UNITS_OF_MONEY
 
-    sums = await services().jobs.progress(job.ticket)
-    status = status_document(job, progress_of(job, sums, time.time()), base_url)
+    sums, now = await services().jobs.progress(job.ticket), time.time()
+    if job.kind is Kind.BATCH:
+        progress = batch_progress(job, *(await services().batches.counts(job, sums)), now)
+    else:
+        progress = progress_of(job, sums, now)
+    status = status_document(job, progress, base_url)
     return {**status, "estimated_cost": sums.get("spent", 0) / UNITS_OF_MONEY}
+
+
+def batch_progress(job: Job, answered: int, failed: int, now: float) -> dict[str, Any]:
+    """How far a batch is, by lines."""
+    done, total = answered + failed, job.total
+    progress: dict[str, Any] = {"done": done, "total": total, "unit": "lines", "stages": []}
+    progress |= {"rate": None, "eta_seconds": None}
+    if job.started is None or not total or not done or job.state.final:
+        return progress
+    rate = done / max(now - job.started, 0.001)
+    return progress | {"rate": round(rate, 3), "eta_seconds": round((total - done) / rate, 1)}
 
 
 def progress_of(job: Job, sums: dict[str, int], now: float) -> dict[str, Any]:

@@ -129,7 +129,7 @@ async def chat_completions(call: Call) -> Response:
             return await event_response(call, _answer_events(call, name, body))
         work = answers.completion(call.principal, name, body, call.correlation_id)
         return JSONResponse(await call.while_connected(work))
-    _refuse_data_sources(body)
+    refuse_data_sources(body)
     if asked.stream:
         return await event_response(call, _passed_on(name, body, context))
     work = services().gateway.exchange_chat(name, body, call=context)
@@ -151,7 +151,7 @@ async def for_later(
     if documents:
         await answers.check(call.principal, name, chat)
     else:
-        _refuse_data_sources(chat)
+        refuse_data_sources(chat)
         expected = await services().gateway.foresee(name, chat, call=context)
     if wait is None:
         if expected is not None and not asked.get("stream"):
@@ -193,7 +193,7 @@ async def completion_later(asked: Asked, purpose: str, chat: Mapping[str, Any]) 
     return assembly.completion
 
 
-def _refuse_data_sources(body: Mapping[str, Any]) -> None:
+def refuse_data_sources(body: Mapping[str, Any]) -> None:
     """Azure's "on your data": the service would read with its own identity what the caller may not."""
     for name in ("data_sources", "dataSources"):
         if name in body:

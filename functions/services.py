@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from shared.files import Files
     from shared.inferencing import CallRecord, Catalogue, Gateway
     from shared.inferencing.admission import Admission
+    from shared.inferencing.batches import Batches
     from shared.inferencing.ledger import UsageLedger
     from shared.intelligence.answers import Answers
     from shared.jobs import Jobs
@@ -108,6 +109,19 @@ class Services:
         from shared.files import Files
 
         return Files(self.storage)
+
+    @cached_property
+    def batches(self) -> Batches:
+        from functions.openai_lines import LineAnswers
+        from shared.inferencing.batches import Batches
+
+        return Batches(
+            storage=self.storage,
+            jobs=self.jobs,
+            files=self.files,
+            answer=LineAnswers(),
+            lanes=self.settings.shards_in_flight,
+        )
 
     @cached_property
     def collections(self) -> Collections:

@@ -59,7 +59,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("GROUNDWORK_OUTGOING_NETWORKS", "networks that URLs may reach though they are private", ""),
     Setting("GROUNDWORK_MAX_DOCUMENT_BYTES", "largest document that is accepted, in bytes", "52428800"),
     Setting("GROUNDWORK_PARSER_WORKERS", "processes that read documents", "2"),
-    Setting("GROUNDWORK_SHARDS_IN_FLIGHT", "shards of one ingestion that run at a time", "4"),
+    Setting("GROUNDWORK_SHARDS_IN_FLIGHT", "shards of one ingestion or batch that run at a time", "4"),
     Setting("GROUNDWORK_LIMITS", "limits of model calls, name=value, unless a tenant has its own", LIMITS),
 )
 

@@ -7,14 +7,14 @@ what is over. A file that a batch reads cannot be deleted until the batch has en
 
 from __future__ import annotations
 
-import hashlib
+import json
 import time
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from shared.errors import Conflict, InvalidRequest, NotFound, PayloadTooLarge
-from shared.storage import FILES, Changed
+from shared.errors import Conflict, Hidden, InvalidRequest, NotFound, PayloadTooLarge
+from shared.storage import FILES, Changed, key_part, newest_first
 
 if TYPE_CHECKING:
     from shared.identity import Principal
@@ -29,13 +29,14 @@ BLOCK_BYTES = 4 * 1024 * 1024
 # Files of batches expire after 30 days unless told otherwise; an hour to 30 days ("Files", OpenAI).
 DEFAULT_EXPIRY_SECONDS = 30 * 24 * 3600
 LEAST_EXPIRY_SECONDS = 3600
-# Newest first, as in the list of jobs (milliseconds, year 2286).
-_LAST_MILLISECOND = 9_999_999_999_999
 
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A file as its record tells it; times are UTC seconds since 1970."""
+    """A file as its record tells it; times are UTC seconds since 1970.
+
+    ``collections`` are those that the credential which made it was limited to, None for all.
+    """
 
     tenant: str
     id: str
@@ -45,6 +46,7 @@ class File:
     size: int
     created: float
     expires: float
+    collections: tuple[str, ...] | None = None
 
     @property
     def blob(self) -> str:
@@ -60,10 +62,12 @@ class File:
             "size": self.size,
             "created": self.created,
             "expires": self.expires,
+            "collections": json.dumps(self.collections),
         }
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> File:
+        limits = json.loads(row["collections"])
         return cls(
             tenant=row["PartitionKey"],
             id=row["RowKey"].rpartition(":")[2],
@@ -73,15 +77,25 @@ class File:
             size=row["size"],
             created=row["created"],
             expires=row["expires"],
+            collections=None if limits is None else tuple(limits),
         )
 
     @property
     def list_key(self) -> str:
-        return f"{_list_prefix(self.owner)}{_LAST_MILLISECOND - int(self.created * 1000):013d}:{self.id}"
+        return f"{_list_prefix(self.owner)}{newest_first(self.created)}:{self.id}"
 
     @property
     def expiry_key(self) -> str:
         return f"{int(self.expires * 1000):013d}:{self.tenant}:{self.id}"
+
+
+def may_have(principal: Principal, owner: str, collections: tuple[str, ...] | None) -> bool:
+    """Whether a thing is the caller's and made with a credential that reached no further than this one."""
+    if owner != principal.user:
+        return False
+    if principal.collections is None:
+        return True
+    return collections is not None and all(map(principal.reaches, collections))
 
 
 def blob_name(tenant: str, file: str) -> str:
@@ -89,8 +103,7 @@ def blob_name(tenant: str, file: str) -> str:
 
 
 def _list_prefix(owner: str) -> str:
-    """Names of users may hold what a key of a row must not."""
-    return f"list:{hashlib.sha256(owner.encode()).hexdigest()[:16]}:"
+    return f"list:{key_part(owner)}:"
 
 
 class Writing:
@@ -140,11 +153,12 @@ class Files:
         return Writing(self._storage, tenant, file)
 
     async def register(self, file: File) -> File:
-        """Make a file known whose bytes are there; one with its id is replaced."""
+        """Make a file known whose bytes are there; one with its id is replaced and keeps its place."""
         await self._storage.put_row(TABLE, {"PartitionKey": EXPIRIES, "RowKey": file.expiry_key})
         record = await self._storage.get_row(TABLE, file.tenant, f"file:{file.id}")
-        kept = File.from_row(record) if record else file
-        line = await self._storage.get_row(TABLE, file.tenant, kept.list_key) if record else None
+        if record:
+            file = replace(file, created=record["created"])
+        line = await self._storage.get_row(TABLE, file.tenant, file.list_key) if record else None
         try:
             await self._storage.swap_rows(
                 TABLE,
@@ -168,8 +182,10 @@ class Files:
     async def get(self, principal: Principal, file: str) -> File:
         """The caller's file; `NotFound` for any other."""
         found = await self.find(principal.tenant, file)
-        if found is None or found.owner != principal.user:
+        if found is None:
             raise NotFound("file", file[:64])
+        if not may_have(principal, found.owner, found.collections):
+            raise Hidden("file", file[:64])
         return found
 
     async def newest(
@@ -184,7 +200,9 @@ class Files:
             TABLE, principal.tenant, first=first, last=f"{prefix[:-1]};"
         ):
             file = File.from_row(row)
-            if file.expires <= now or (purpose and file.purpose != purpose):
+            if file.expires <= now or not may_have(principal, file.owner, file.collections):
+                continue
+            if purpose and file.purpose != purpose:
                 continue
             if len(found) == limit:
                 return found, True
@@ -197,9 +215,11 @@ class Files:
 
     async def delete(self, file: File) -> None:
         """Remove a file; raises `Conflict` while a batch reads it."""
-        async for row in self._uses(file):
-            batch = row["RowKey"].rpartition(":")[2]
-            raise Conflict(f"The file is the input of batch_{batch}, which has not ended.")
+        uses = self._storage.query_rows(TABLE, file.tenant, first=f"use:{file.id}:", last=f"use:{file.id};")
+        async for row in uses:
+            if row["until"] > time.time():
+                batch = row["RowKey"].rpartition(":")[2]
+                raise Conflict(f"The file is the input of batch_{batch}, which has not ended.")
         await self._storage.delete_row(TABLE, file.tenant, f"file:{file.id}")
         await self._storage.delete_row(TABLE, file.tenant, file.list_key)
         await self._storage.delete_blob(FILES, file.blob)
@@ -224,14 +244,10 @@ class Files:
 
     # --- use by batches ---
 
-    async def hold(self, file: File, job: str) -> None:
-        """Keep the file from being deleted while ``job`` reads it."""
-        await self._storage.put_row(TABLE, {"PartitionKey": file.tenant, "RowKey": f"use:{file.id}:{job}"})
+    async def hold(self, tenant: str, file: str, job: str, until: float) -> None:
+        """Keep the file from being deleted while ``job`` reads it, ``until`` then at the latest."""
+        row: Row = {"PartitionKey": tenant, "RowKey": f"use:{file}:{job}", "until": until}
+        await self._storage.put_row(TABLE, row)
 
     async def let_go(self, tenant: str, file: str, job: str) -> None:
         await self._storage.delete_row(TABLE, tenant, f"use:{file}:{job}")
-
-    def _uses(self, file: File) -> AsyncIterator[Row]:
-        return self._storage.query_rows(
-            TABLE, file.tenant, first=f"use:{file.id}:", last=f"use:{file.id};", limit=1
-        )

@@ -64,6 +64,7 @@ class Kind(StrEnum):
     REINDEXING = "reindexing"
     RECONCILIATION = "reconciliation"
     ERASURE = "erasure"
+    BATCH = "batch"
 
 
 @dataclass(frozen=True, slots=True)
@@ -436,6 +437,8 @@ def status_document(job: Job, progress: Mapping[str, Any] | None, base_url: str 
         links["cancel"] = f"{me}/cancel"
     if job.state in (State.FAILED, State.PARTIAL, State.CANCELLED):
         links["retry"] = f"{me}/retry"
+    if job.kind is Kind.BATCH:
+        links["batch"] = f"{base_url}/v1/batches/batch_{job.id}"
     document: dict[str, Any] = {
         "id": job.id,
         "kind": job.kind.value,

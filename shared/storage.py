@@ -35,6 +35,9 @@ STREAM_BYTES = 1024 * 1024
 # More deletions at a time than connections would wait for one beyond the connection timeout.
 DELETES_IN_FLIGHT = 32
 
+# Keys of rows sort upwards, so a list of the newest counts down from here (milliseconds, year 2286).
+_LAST_MILLISECOND = 9_999_999_999_999
+
 _NOT_MADE_YET = ("ContainerNotFound", "QueueNotFound", "TableNotFound")
 
 Row = dict[str, Any]
@@ -174,18 +177,40 @@ class Storage:
         return block
 
     async def commit_blocks(
-        self, container: str, name: str, blocks: Iterable[str], *, content_type: str
+        self,
+        container: str,
+        name: str,
+        blocks: Iterable[str],
+        *,
+        content_type: str,
+        replaces: str | None = None,
     ) -> None:
-        """Make a blob of these blocks, which have been staged or are in it already; others are dropped."""
+        """Make a blob of these blocks, which have been staged or are in it already; others are dropped.
+
+        ``replaces`` is the ETag that the blob must have, empty where there must be none yet; raises
+        `Changed` otherwise.
+        """
+        from azure.core import MatchConditions
+        from azure.core.exceptions import ResourceExistsError, ResourceModifiedError
         from azure.storage.blob import BlobBlock, ContentSettings
+
+        condition: dict[str, Any] = {}
+        if replaces:
+            condition = {"etag": replaces, "match_condition": MatchConditions.IfNotModified}
+        elif replaces is not None:
+            condition = {"match_condition": MatchConditions.IfMissing}
 
         async def commit() -> None:
             await self._blob(container, name).commit_block_list(
                 [BlobBlock(block) for block in blocks],
                 content_settings=ContentSettings(content_type=content_type),
+                **condition,
             )
 
-        await self._made_at_first_use(commit, lambda: self._blobs().create_container(container))
+        try:
+            await self._made_at_first_use(commit, lambda: self._blobs().create_container(container))
+        except (ResourceExistsError, ResourceModifiedError):
+            raise Changed from None
 
     async def blob_info(self, container: str, name: str) -> BlobInfo | None:
         """A blob's properties, or None where there is none."""
@@ -489,6 +514,16 @@ class Storage:
 def _info(blob: Any) -> BlobInfo:
     content_type = blob.content_settings.content_type
     return BlobInfo(blob.name, blob.size, blob.etag, content_type, blob.last_modified.timestamp())
+
+
+def newest_first(moment: float) -> str:
+    """A part of a key by which later moments come before earlier ones."""
+    return f"{_LAST_MILLISECOND - int(moment * 1000):013d}"
+
+
+def key_part(name: str) -> str:
+    """A part of a key that stands for a name, which may hold what a key must not."""
+    return hashlib.sha256(name.encode()).hexdigest()[:32]
 
 
 def _plain(entity: Mapping[str, Any]) -> Row:

@@ -76,6 +76,11 @@ class Breaker:
             return True
         return now >= self._open_until and not self._probe_out
 
+    @property
+    def is_probed(self) -> bool:
+        """Whether a probe is out, whose outcome says in a moment whether calls are admitted."""
+        return self._probe_out
+
     def retry_after(self, now: float) -> float:
         """Seconds until a call may be admitted; 0 where one is now."""
         if self.admits(now):

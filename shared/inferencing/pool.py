@@ -250,9 +250,15 @@ class Pool:
         return any(member.has_room(wants.background) for member in able)
 
     def is_busy(self, now: float, wants: Wants) -> bool:
-        """Whether a deployment would take a call if one of those in flight ended."""
-        able = (member for member in self._able(wants) if member.serves(now, wants.background))
-        return any(not member.has_room(wants.background) for member in able)
+        """Whether a deployment would take a call if one of those in flight ended.
+
+        A call in the background also waits for the outcome of a probe; others are told at once.
+        """
+        able = [*self._able(wants)]
+        if wants.background and any(member.breaker.is_probed for member in able):
+            return True
+        serving = (member for member in able if member.serves(now, wants.background))
+        return any(not member.has_room(wants.background) for member in serving)
 
     def supports(self, needs: frozenset[Capability]) -> bool:
         return any(needs <= member.deployment.capabilities for member in self.members)

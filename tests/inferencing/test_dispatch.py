@@ -419,6 +419,28 @@ def test_who_is_told_to_come_back_knows_whether_its_own_request_failed() -> None
     run(scenario())
 
 
+def test_calls_in_the_background_wait_for_the_outcome_of_a_probe() -> None:
+    async def scenario() -> None:
+        bench = Bench(catalogue_text("a"), a=Script(status=429, headers={"retry-after": "2"}))
+        with pytest.raises(ModelsUnavailable):
+            await bench.complete(background=True)
+        bench.script("a", seconds=0.1)
+        await asyncio.sleep(2.0)
+        answers = await asyncio.gather(*(bench.complete(background=True) for _ in range(10)))
+        assert answers == ["a"] * 10
+        bench.script("a", status=429, headers={"retry-after": "2"})
+        with pytest.raises(ModelsUnavailable):
+            await bench.complete()
+        await asyncio.sleep(2.0)
+        refused = await asyncio.gather(
+            *(bench.complete(background=True) for _ in range(10)), return_exceptions=True
+        )
+        assert all(isinstance(error, ModelsUnavailable) for error in refused)
+        assert bench.wire.hits("a") == 13  # of the last ten one was sent
+
+    run(scenario())
+
+
 def test_those_in_line_are_told_when_the_deployment_they_wait_for_breaks() -> None:
     async def scenario() -> None:
         bench = Bench(

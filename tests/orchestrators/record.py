@@ -53,6 +53,12 @@ class Recorder:
         job = self._ingest(range(1000, 1150))
         self._call("POST", f"/api/jobs/{job}/cancel")
         self._job("cancelled", job)
+        job = self._batch(600)
+        self._job("batch", job)
+        job = self._batch(600)
+        time.sleep(1)
+        self._call("POST", f"/api/jobs/{job}/cancel")
+        self._job("cancelled_batch", job)
         self._job("collection", self._call("DELETE", "/api/collections/recorded")["id"])
 
     def _webhook(self) -> None:
@@ -85,6 +91,19 @@ class Recorder:
 
     def _reindex(self) -> str:
         return self._call("POST", "/api/collections/recorded/reindex", {"chunk_characters": 100})["id"]
+
+    def _batch(self, lines: int) -> str:
+        body = {"model": "embedding", "input": "The harbour."}
+        line = {"method": "POST", "url": "/v1/embeddings", "body": body}
+        data = "".join(f"{json.dumps({**line, 'custom_id': str(n)})}\n" for n in range(lines))
+        fields = {'name="purpose"': "batch", 'name="file"; filename="in.jsonl"': data}
+        parts = [f"--x\r\nContent-Disposition: form-data; {n}\r\n\r\n{v}\r\n" for n, v in fields.items()]
+        form = "".join([*parts, "--x--\r\n"]).encode()
+        sent = {"Content-Type": "multipart/form-data; boundary=x"}
+        status, file = self.running.call("POST", "/v1/files", form, headers=sent)
+        assert status == 200, file
+        asked = {"input_file_id": file["id"], "endpoint": "/v1/embeddings", "completion_window": "24h"}
+        return self._call("POST", "/v1/batches", asked)["job_id"]
 
     def _job(self, scenario: str, job: str) -> None:
         self.running.finished(job, seconds=300)

@@ -68,7 +68,8 @@ def make_everything(tenant: Tenant) -> Names:
         "document": ["code.txt", "empty.txt"],
         "job": [failed["id"], ingested["id"], answered],
         "key": [key],
-        "file_id": [_uploaded(tenant)],
+        "file_id": [file := _uploaded(tenant)],
+        "batch_id": [_started(tenant, file)],
         "model": [f"rag:{collection}"],
         "deployment": [f"rag:{collection}"],
         "layout": ["1"],
@@ -82,6 +83,15 @@ def _uploaded(tenant: Tenant) -> str:
     headers = {"Content-Type": "multipart/form-data; boundary=x"}
     answer = tenant.call("POST", "/v1/files", f"{form}--x--\r\n".encode(), headers=headers)
     assert answer.status == 200, answer.body
+    return answer.json["id"]
+
+
+def _started(tenant: Tenant, file: str) -> str:
+    """A batch of the owner's, which has ended; its id."""
+    asked = {"input_file_id": file, "endpoint": "/v1/chat/completions", "completion_window": "24h"}
+    answer = tenant.call("POST", "/v1/batches", asked)
+    assert answer.status == 200, answer.body
+    tenant.finished(answer.json["job_id"])
     return answer.json["id"]
 
 
@@ -108,6 +118,11 @@ def body_of(entry: RouteEntry, names: Names) -> Any:
         "IngestionRequest": {"documents": [{"id": names["document"][0], "content": "Changed."}]},
         "ChatCompletionBody": {"model": names["model"][0], "messages": QUESTION},
         "EmbeddingsBody": {"model": names["model"][0], "input": "text"},
+        "BatchBody": {
+            "input_file_id": names["file_id"][0],
+            "endpoint": "/v1/chat/completions",
+            "completion_window": "24h",
+        },
         "ResponsesBody": {"model": names["model"][0], "input": QUESTION[0]["content"]},
     }
     return known.get(entry.body.__name__) or {

@@ -9,18 +9,14 @@ from everything import GUARDED, PARAMETER, SECRET, Names, body_of, name_of, path
 from functions.http import RouteEntry
 
 # The name of a collection is free in every tenant: whoever puts one makes a collection of their own.
-NAMED_IN_BODY = ("ChatBody", "ChatCompletionBody", "ResponsesBody")
+NAMED_IN_BODY = ("BatchBody", "ChatBody", "ChatCompletionBody", "ResponsesBody")
 OWN_NAMESPACE = {"PUT /api/collections/{collection}"}
 
 
 def names_things(entry: RouteEntry) -> bool:
     if "embeddings" in entry.path:
         return False  # a collection is no embedding model, whoever asks
-    in_body = entry.body is not None and entry.body.__name__ in (
-        "ChatBody",
-        "ChatCompletionBody",
-        "ResponsesBody",
-    )
+    in_body = entry.body is not None and entry.body.__name__ in NAMED_IN_BODY
     return in_body or bool(PARAMETER.search(entry.path))
 
 

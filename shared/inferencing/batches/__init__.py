@@ -1,0 +1,7 @@
+"""Batches of requests: a file of them in, files of answers and of errors out."""
+
+from .execution import WINDOWS, Asked, Batches
+from .lines import ENDPOINTS, full_endpoint
+from .records import Batch
+
+__all__ = ["ENDPOINTS", "WINDOWS", "Asked", "Batch", "Batches", "full_endpoint"]
