@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from shared.errors import Conflict, InvalidName, NotFound
 from shared.jobs import iso
 from shared.knowledge.index.protocol import document_key
-from shared.storage import TRANSACTION_ENTITIES, Changed
+from shared.storage import FILTER_ROWS, TRANSACTION_ENTITIES, Changed
 
 if TYPE_CHECKING:
     from shared.storage import Row, Storage
@@ -300,7 +300,11 @@ class Documents:
             settled = base.state is not DocumentState.ACCEPTED
             return accepted.dropping(base.claims) if settled else accepted
 
-        await self.change_all(tenant, collection, {upload.id: upload for upload in uploads}, next_version)
+        values = {upload.id: upload for upload in uploads}
+        # Where the first of many are new, all are likely to be; an insert finds out where not.
+        first = await self.find_all(tenant, collection, [*values][:FILTER_ROWS])
+        known = first if not first or len(values) <= FILTER_ROWS else None
+        await self.change_all(tenant, collection, values, next_version, known=known)
 
     async def mark_deleted(
         self, tenant: str, collection: str, document: str, job: str, *, version: int
@@ -351,18 +355,21 @@ class Documents:
         values: Mapping[str, T],
         change: Callable[[T, Document | None], Document | None],
         *,
+        known: Mapping[str, Document] | None = None,
         meanwhile: Callable[[], Awaitable[None]] | None = None,
     ) -> dict[str, Document]:
         """Change the records of ``values`` by ``change(value, record)``; None leaves a record as it is.
 
         Each record is written only if it is still as it was read; otherwise it is read and changed anew.
-        ``meanwhile`` is awaited after each reading, before the changes. Gives the records as they are
-        afterwards.
+        ``known`` are the records as the caller has read them, or believes them to be: the first try takes
+        its word. ``meanwhile`` is awaited after each reading, before the changes. Gives the records as they
+        are afterwards.
         """
         after: dict[str, Document] = {}
         pending = dict(values)
         for _ in range(WRITE_TRIES):
-            records = await self.find_all(tenant, collection, pending)
+            records = known if known is not None else await self.find_all(tenant, collection, pending)
+            known = None
             if meanwhile is not None:
                 await meanwhile()
             writes: list[Document] = []

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from shared.errors import GroundworkError
-from shared.knowledge.documents import Upload
+from shared.knowledge.documents import Document, Upload
 from shared.knowledge.ingestion.entries import Placement, placements_from
 
 
@@ -108,7 +108,11 @@ class PreparedDocument:
 
 @dataclass(frozen=True, slots=True)
 class PreparedShard:
-    """A shard after its preparation: documents to make visible, and those that had their end already."""
+    """A shard after its preparation: documents to make visible, and those that had their end already.
+
+    ``records`` are those of its documents as the preparation has read them; None where that is not known.
+    """
 
     documents: tuple[PreparedDocument, ...] = ()
     outcomes: tuple[Outcome, ...] = ()
+    records: tuple[Document, ...] | None = None

@@ -123,7 +123,9 @@ class Preparation:
         where = placements(batches)
         prepared = [replace(one.document, placements=where[one.document.upload.id]) for one in read]
         failpoints.passed("prepare.read")
-        await self._shards.put_prepared(ticket, number, PreparedShard(tuple(prepared), tuple(outcomes)))
+        await self._shards.put_prepared(
+            ticket, number, PreparedShard(tuple(prepared), tuple(outcomes), tuple(records.values()))
+        )
         failpoints.passed("prepare.noted")
         await self._jobs.report(
             ticket,

@@ -86,11 +86,12 @@ class Settlement:
             changed, decided[document] = _settled(outcome, own, record, ticket.job, collection)
             return changed
 
+        records = None if shard.records is None else {record.id: record for record in shard.records}
         ids = {document: document for document in (*prepared, *known)}
         failpoints.passed("commit.decided")
         try:
             after = await self._documents.change_all(
-                ticket.tenant, collection.name, ids, settle, meanwhile=look_at_layouts
+                ticket.tenant, collection.name, ids, settle, known=records, meanwhile=look_at_layouts
             )
         except _LayoutAdded:
             return False

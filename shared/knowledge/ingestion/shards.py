@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Iterable
 from typing import TYPE_CHECKING, Any
 
 from shared.errors import NotFound
-from shared.knowledge.documents import Upload
+from shared.knowledge.documents import Document, Upload
 from shared.knowledge.ingestion.outcomes import Outcome, PreparedDocument, PreparedShard
 from shared.storage import JOBS
 
@@ -93,6 +93,8 @@ class Shards:
             "documents": [document.to_dict() for document in prepared.documents],
             "outcomes": [outcome.to_dict() for outcome in prepared.outcomes],
         }
+        if prepared.records is not None:
+            kept["records"] = [{**record.to_row(), "etag": record.etag} for record in prepared.records]
         await self._jobs.put(ticket, f"{shard_name(number)}/prepared", kept)
 
     async def prepared(self, ticket: Ticket, number: int) -> PreparedShard:
@@ -100,9 +102,11 @@ class Shards:
         kept = await self._jobs.fetch(ticket, f"{shard_name(number)}/prepared")
         if kept is None:
             return PreparedShard()
+        records = kept.get("records")
         return PreparedShard(
             tuple(PreparedDocument.from_dict(data) for data in kept["documents"]),
             tuple(Outcome.from_dict(data) for data in kept["outcomes"]),
+            None if records is None else tuple(Document.from_row(row) for row in records),
         )
 
     async def put_outcomes(self, ticket: Ticket, number: int, outcomes: Iterable[Outcome]) -> None:
