@@ -51,7 +51,7 @@ def _run(arguments: argparse.Namespace) -> int:
         failpoints.arm(point)
     options = read_host_options(app_dir, settings)
     keys = load_keys(data_dir / "keys.json")
-    set_up_logging(options.log_levels, arguments.log_format, keys.all)
+    succeeded = set_up_logging(options.log_levels, arguments.log_format, keys.all)
     os.chdir(app_dir)  # where the worker runs an app
     from devhost.host import Host
     from devhost.server import base_url, bind, bound_to, run_loop, serve
@@ -62,7 +62,7 @@ def _run(arguments: argparse.Namespace) -> int:
     os.environ["WEBSITE_HOSTNAME"] = bound_to(listener)
 
     async def serve_app() -> int:
-        host = Host(app_dir, data_dir, options, settings, keys, address)
+        host = Host(app_dir, data_dir, options, settings, keys, address, succeeded)
         # What the app loaded stays: the collector need not look at it again and again.
         gc.collect()
         gc.freeze()

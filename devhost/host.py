@@ -3,7 +3,8 @@
 import asyncio
 import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,8 +17,8 @@ from devhost.bindings import Bindings
 from devhost.connections import Connections
 from devhost.errors import SettingsError
 from devhost.functions import AppFunction, load_functions
-from devhost.http import HttpFront
-from devhost.invocation import Invoker
+from devhost.http import HttpFront, sent_key
+from devhost.invocation import Invocation, Invoker
 from devhost.keys import HostKeys
 from devhost.plans import plan_call
 from devhost.settings import HostOptions
@@ -51,8 +52,12 @@ class Host:
         settings: Mapping[str, str],
         keys: HostKeys,
         base_url: str,
+        succeeded: Callable[[Invocation], None] = lambda invocation: None,
     ) -> None:
-        """Loads and checks the app. Raises DevHostError for an app or a setting that cannot be served."""
+        """Loads and checks the app. Raises DevHostError for an app or a setting that cannot be served.
+
+        `succeeded` is told of each invocation that went well.
+        """
         self._base_url = base_url
         self._started = time.monotonic()
         functions = load_functions(app_dir)
@@ -67,7 +72,7 @@ class Host:
         )
         for plan in self._plans.values():
             self._bindings.check(plan)
-        self._invoker = Invoker(settings, app_dir, options.function_timeout_seconds)
+        self._invoker = Invoker(settings, app_dir, options.function_timeout_seconds, succeeded)
         self._state = ListenerState(data_dir / "listeners.db")
         self._engine = self._make_engine(functions, data_dir / "durable.db", settings)
         self._client_text: str | None = None
@@ -194,7 +199,7 @@ class Host:
     def _host_routes(self, keys: HostKeys) -> list[Route]:
         routes = [
             Route("/admin/host/ping", _ping, methods=["GET", "POST"]),
-            Route("/admin/host/status", self._status),
+            Route("/admin/host/status", partial(self._status, keys)),
         ]
         if self._engine is not None:
             from devhost.durable import durable_routes
@@ -202,8 +207,10 @@ class Host:
             routes += durable_routes(self._engine, lambda: self._base_url, keys.system)
         return routes
 
-    async def _status(self, request: Request) -> Response:
-        """The host's state in the shape of the Functions host's own status."""
+    async def _status(self, keys: HostKeys, request: Request) -> Response:
+        """The host's state in the shape of the Functions host's own status, for a master key."""
+        if not keys.opens("admin", sent_key(request.scope)):
+            return Response(status_code=401)
         return JSONResponse(
             {
                 "id": "devhost",

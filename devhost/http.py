@@ -87,7 +87,7 @@ class HttpFront:
         self, plan: Plan, values: dict[str, str], scope: Scope, receive: Receive, send: Send
     ) -> None:
         level = _text(plan.function.trigger.auth_level).lower()
-        if level != "anonymous" and not self._keys.opens(level, _sent_key(scope)):
+        if level != "anonymous" and not self._keys.opens(level, sent_key(scope)):
             await Response(status_code=401)(scope, receive, send)
             return
         _append_caller(scope)
@@ -160,7 +160,8 @@ def _belongs_to_host(path: str) -> bool:
     return first.startswith(("admin", "runtime")) and first.partition("/")[0] in ("admin", "runtime")
 
 
-def _sent_key(scope: Scope) -> str | None:
+def sent_key(scope: Scope) -> str | None:
+    """The access key that a request carries, in its header or its address."""
     for name, value in scope["headers"]:
         if name == b"x-functions-key":
             return value.decode("latin-1")

@@ -5,7 +5,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar, copy_context
 from dataclasses import dataclass, field
@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 
 THREAD_COUNT_SETTING = "PYTHON_THREADPOOL_THREAD_COUNT"
 THREAD_COUNT_RANGE = (1, 32)  # the worker's own limits for that setting
+
+# Invocations are ended late by a twentieth of their limit at most, and by a second.
+CHECKS_PER_TIMEOUT = 20
+LONGEST_CHECK_PAUSE_SECONDS = 1.0
 
 log = logging.getLogger(__name__)
 current: ContextVar["Invocation | None"] = ContextVar("invocation", default=None)
@@ -127,12 +131,32 @@ def invocation_of_this_thread() -> str | None:
     return getattr(_thread_local, "invocation_id", None)
 
 
+@dataclass(slots=True, eq=False)
+class _Limit:
+    """When a task has to be done; `cancelling` are the requests to cancel it that were there before."""
+
+    task: asyncio.Task[Any]
+    deadline: float
+    cancelling: int
+    expired: bool = False
+
+
 class Invoker:
     """Calls functions with the time limit, the threads and the log lines of the Functions host."""
 
-    def __init__(self, settings: Mapping[str, str], app_dir: Path, timeout_seconds: float | None) -> None:
+    def __init__(
+        self,
+        settings: Mapping[str, str],
+        app_dir: Path,
+        timeout_seconds: float | None,
+        succeeded: "Callable[[Invocation], None]" = lambda invocation: None,
+    ) -> None:
+        """`succeeded` is told of each invocation that went well, to log it."""
         self.timeout_seconds = timeout_seconds
         self._app_dir = app_dir
+        self._succeeded = succeeded
+        self._limits: set[_Limit] = set()
+        self._checking = False
         self._running = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -157,8 +181,7 @@ class Invoker:
         if self._running == 0:
             self._idle.set()
         if error is None:
-            if log.isEnabledFor(logging.INFO):
-                log.info("function_succeeded", extra={"fields": {"duration_ms": invocation.elapsed_ms}})
+            self._succeeded(invocation)
         elif isinstance(error, FunctionTimeoutError):
             log.error("function_timed_out", extra={"fields": _timeout_fields(self, invocation)})
         elif isinstance(error, asyncio.CancelledError):
@@ -200,15 +223,45 @@ class Invoker:
         return result
 
     async def limited(self, work: Any) -> Any:
-        """Await `work` within host.json `functionTimeout`; FunctionTimeoutError when it takes longer."""
-        limit = asyncio.timeout(self.timeout_seconds)
+        """Await `work` within host.json `functionTimeout`; FunctionTimeoutError when it takes longer.
+
+        A timer for each call would cost a small request a tenth of its time; limits of minutes bear to be
+        looked at together, now and then.
+        """
+        if self.timeout_seconds is None:
+            return await work
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        assert task is not None
+        limit = _Limit(task, loop.time() + self.timeout_seconds, task.cancelling())
+        self._limits.add(limit)
+        if not self._checking:
+            self._checking = True
+            self._check_later(loop)
         try:
-            async with limit:
-                return await work
-        except TimeoutError as error:
-            if limit.expired():
-                raise FunctionTimeoutError from error
+            return await work
+        except asyncio.CancelledError:
+            # As asyncio.timeout does: a cancellation by someone else goes its own way.
+            if limit.expired and task.uncancel() <= limit.cancelling:
+                raise FunctionTimeoutError from None
             raise
+        finally:
+            self._limits.discard(limit)
+
+    def _check_later(self, loop: asyncio.AbstractEventLoop) -> None:
+        assert self.timeout_seconds is not None
+        pause = min(LONGEST_CHECK_PAUSE_SECONDS, self.timeout_seconds / CHECKS_PER_TIMEOUT)
+        loop.call_later(pause, self._check_limits, loop)
+
+    def _check_limits(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Cancel what has taken too long, and look again while anything runs."""
+        now = loop.time()
+        for limit in self._limits:
+            if limit.deadline <= now and not limit.expired:
+                limit.expired = True
+                limit.task.cancel()
+        self._checking = bool(self._limits)
+        if self._checking:
+            self._check_later(loop)
 
     async def call(self, plan: Plan, arguments: dict[str, Any], invocation: Invocation) -> Any:
         """The function's return value for `arguments` (name → value, without the context)."""

@@ -5,12 +5,13 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
 
 from devhost.errors import SettingsError
-from devhost.invocation import current, invocation_of_this_thread
+from devhost.invocation import Invocation, current, invocation_of_this_thread
 
 # host.json level names (https://learn.microsoft.com/azure/azure-functions/configure-monitoring#configure-log-levels)
 _LEVELS = {
@@ -28,11 +29,17 @@ RESULTS = "Host.Results"
 _QUIET = ("azure.core.pipeline.policies.http_logging_policy", "uvicorn.error", "uvicorn.access")
 
 
-def set_up_logging(levels: Mapping[str, str], style: str, secrets: tuple[str, ...]) -> None:
-    """Send every record of this process to stderr as `text` or `json` lines, with `secrets` masked."""
+def set_up_logging(
+    levels: Mapping[str, str], style: str, secrets: tuple[str, ...]
+) -> Callable[[Invocation], None]:
+    """Send every record of this process to stderr as `text` or `json` lines, with `secrets` masked.
+
+    Returns what writes the line of an invocation that succeeded.
+    """
     thresholds = _thresholds(levels)
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Lines(_json_line if style == "json" else _text_line, secrets))
+    line_of = _json_line if style == "json" else _text_line
+    handler.setFormatter(_Lines(line_of, secrets))
     by_category: dict[str, int] = {}
     handler.addFilter(lambda record: _admit(record, thresholds, by_category))
     root = logging.getLogger()
@@ -47,7 +54,34 @@ def set_up_logging(levels: Mapping[str, str], style: str, secrets: tuple[str, ..
         lambda record: "without completing" not in record.getMessage()
     )
     # Results of invocations are the host's busiest lines: skip making those nobody will see.
-    logging.getLogger("devhost.invocation").setLevel(_threshold(RESULTS, thresholds))
+    results = logging.getLogger("devhost.invocation")
+    results.setLevel(_threshold(RESULTS, thresholds))
+    return _success_writer(handler, results, line_of)
+
+
+def _success_writer(
+    handler: logging.StreamHandler[Any],
+    results: logging.Logger,
+    line_of: Callable[[logging.LogRecord, str | None], str],
+) -> Callable[[Invocation], None]:
+    """Writes the host's busiest line, that of each request, for a fifth of what a logger takes for it."""
+    shown = logging.makeLogRecord(
+        {"name": results.name, "levelno": logging.INFO, "levelname": "INFO", "msg": "function_succeeded"}
+    )
+    own = shown.__dict__
+    own["category"] = RESULTS
+
+    def write(invocation: Invocation) -> None:
+        if not results.isEnabledFor(logging.INFO):
+            return
+        now = time.time()
+        with handler.lock or nullcontext():
+            shown.created, shown.msecs = now, now % 1 * 1000
+            own["function_name"], own["invocation_id"] = invocation.function_name, invocation.id
+            own["fields"] = {"duration_ms": invocation.elapsed_ms}
+            handler.stream.write(line_of(shown, None) + "\n")
+
+    return write
 
 
 def _skip_what_no_line_shows() -> None:

@@ -60,6 +60,11 @@ class HostProcess:
         except urllib.error.HTTPError as error:
             return Answer(error.code, dict(error.headers.items()), error.read())
 
+    def status(self):
+        """What the host tells of itself to whoever has its master key."""
+        headers = {"x-functions-key": self.keys["master"]}
+        return json.loads(self.call("/admin/host/status", headers=headers).body)
+
     def raw(self, head):
         """Send a request head as it stands and return the whole answer."""
         with self.connect() as connection:

@@ -135,7 +135,10 @@ def test_only_the_master_key_opens_admin_level(host):
 
 def test_the_admin_paths_belong_to_the_host(host):
     assert host.call("/admin/host/ping").status == 200
-    status = host.call("/admin/host/status").json
+    keys = host.keys
+    for refused in ({}, {"x-functions-key": keys["default"]}, {"x-functions-key": keys["system"]}):
+        assert host.call("/admin/host/status", headers=refused).status == 401
+    status = host.call("/admin/host/status", headers={"x-functions-key": keys["master"]}).json
     assert status["state"] == "Running"
     assert status["functions"]["ReadReport"] == "httpTrigger"
     assert host.call("/admin/anything").status == 404

@@ -144,7 +144,7 @@ def test_a_function_that_takes_too_long_is_ended_with_a_log_line(app, tmp_path):
 def test_a_signal_lets_running_functions_end_and_takes_no_new_ones(patient_app, tmp_path, number):
     with running_host(patient_app, tmp_path / "data") as host:
         thread, results = in_background(lambda: host.call("/api/sleep/1"))
-        eventually(lambda: host.call("/admin/host/status").json["runningInvocations"] == 1)
+        eventually(lambda: host.status()["runningInvocations"] == 1)
         host.process.send_signal(number)
         eventually(lambda: host.call("/api/text").status == 503, 2)
         thread.join()
@@ -166,7 +166,7 @@ def test_event_streams_are_closed_when_the_host_stops(tmp_path):
 def test_a_second_signal_quits_at_once(patient_app, tmp_path):
     with running_host(patient_app, tmp_path / "data") as host:
         thread, _ = in_background(lambda: _ignore_errors(lambda: host.call("/api/sleep/8")))
-        eventually(lambda: host.call("/admin/host/status").json["runningInvocations"] == 1)
+        eventually(lambda: host.status()["runningInvocations"] == 1)
         host.process.terminate()
         time.sleep(0.2)
         host.process.send_signal(signal.SIGINT)
