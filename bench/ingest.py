@@ -52,9 +52,7 @@ class Round:
     chunks: int
     seconds: float
     raw_rate: float
-    host_cpu: float
-    storage_cpu: float
-    model_cpu: float
+    cpu: dict[str, float]
     peak_mib: float
     repeated_seconds: float
     repeated_calls: int
@@ -97,7 +95,7 @@ def _round(stack: Stack, documents: list[str]) -> Round:
     before = _raw_rate(sample)
     cpu = _cpu(stack)
     seconds, peak = _ingested(client, documents, host)
-    host_cpu, storage_cpu, model_cpu = (after - early for after, early in zip(_cpu(stack), cpu, strict=True))
+    cpu = {part: used - cpu.get(part, 0.0) for part, used in _cpu(stack).items()}
     after = _raw_rate(sample)
     calls = _embedding_calls(stack)
     repeated, _ = _ingested(client, documents, host)
@@ -106,9 +104,7 @@ def _round(stack: Stack, documents: list[str]) -> Round:
         chunks=len(inputs),
         seconds=seconds,
         raw_rate=(before + after) / 2,
-        host_cpu=host_cpu,
-        storage_cpu=storage_cpu,
-        model_cpu=model_cpu,
+        cpu=cpu,
         peak_mib=peak,
         repeated_seconds=repeated,
         repeated_calls=_embedding_calls(stack) - calls,
@@ -156,13 +152,22 @@ def _ingested(client: Groundwork, documents: list[str], host: psutil.Process) ->
     return ended - began, peak
 
 
-def _cpu(stack: Stack) -> tuple[float, float, float]:
-    def used(name: str) -> float:
-        process = psutil.Process(stack.process_id(name))
-        family = [process, *process.children(recursive=True)]
-        return sum(sum(member.cpu_times()[:2]) for member in family)
+def _cpu(stack: Stack) -> dict[str, float]:
+    """CPU seconds of each part so far; the host's children, its readers and its index, are told apart."""
 
-    return used("host"), used("azurite"), used("model host")
+    def used(process: psutil.Process) -> float:
+        return sum(process.cpu_times()[:2])
+
+    def family(name: str) -> float:
+        process = psutil.Process(stack.process_id(name))
+        return sum(used(member) for member in (process, *process.children(recursive=True)))
+
+    host = psutil.Process(stack.process_id("host"))
+    parts = {"host": used(host), "parser": 0.0, "index": 0.0}
+    for child in host.children(recursive=True):
+        command = " ".join(child.cmdline())
+        parts["parser" if "shared.knowledge.parsing" in command else "index"] += used(child)
+    return {**parts, "storage": family("azurite"), "model": family("model host")}
 
 
 def _embedding_calls(stack: Stack) -> int:
@@ -171,13 +176,11 @@ def _embedding_calls(stack: Stack) -> int:
 
 
 def _print(title: str, row: Round) -> None:
-    per_document = 1000 / row.documents
+    parts = ", ".join(f"{part} {1000 * used / row.documents:.1f}" for part, used in row.cpu.items())
     print(
         f"{title}, {row.chunks} chunks: {row.seconds:.1f} s, "
         f"{row.chunks / row.seconds:.1f} chunks/s, raw {row.raw_rate:.1f}/s, share {row.share:.2f}\n"
-        f"       CPU ms a document: host {row.host_cpu * per_document:.1f}, "
-        f"storage {row.storage_cpu * per_document:.1f}, model {row.model_cpu * per_document:.1f}; "
-        f"peak of the host {row.peak_mib:.0f} MiB\n"
+        f"       CPU ms a document: {parts}; peak of the host {row.peak_mib:.0f} MiB\n"
         f"       again, unchanged: {row.repeated_seconds:.1f} s, {row.repeated_calls} embedding calls",
         flush=True,
     )
