@@ -27,7 +27,7 @@ def reader(tenant: Tenant) -> openai.OpenAI:
 
 def test_the_models_are_those_of_the_catalogue_and_the_collections(client: openai.OpenAI):
     names = [model.id for model in client.models.list()]
-    assert names == ["embedding", "chat", "rag:pumps"]
+    assert names == ["embedding", "chat", "rerank", "rag:pumps"]
     for name in names:
         assert client.models.retrieve(name).id == name
 
