@@ -113,7 +113,7 @@ async def list_jobs(call: Call) -> Response:
 async def get_job(call: Call) -> Response:
     """A job's status: state, progress in stages, errors, links."""
     job = await _job(call)
-    job = await _checked_against_orchestration(call.client, job)
+    job = await checked_against_orchestration(call.client, job)
     headers = {} if job.state.final else {"Retry-After": str(POLL_SECONDS)}
     return JSONResponse(await _status(job, call.base_url), headers=headers)
 
@@ -163,7 +163,7 @@ async def _status_events(call: Call, job: Job) -> AsyncGenerator[bytes, None]:
     silent_since = time.monotonic()
     while True:
         current = await services().jobs.get(job.tenant, job.id)
-        current = await _checked_against_orchestration(call.client, current)
+        current = await checked_against_orchestration(call.client, current)
         status = await _status(current, call.base_url)
         if status != last:
             yield sse("status", status)
@@ -251,7 +251,7 @@ def progress_of(job: Job, sums: dict[str, int], now: float) -> dict[str, Any]:
     return progress
 
 
-async def _checked_against_orchestration(client: Client | None, job: Job) -> Job:
+async def checked_against_orchestration(client: Client | None, job: Job) -> Job:
     """A job whose orchestration ended without a word (terminated, broken) is a failed job."""
     if job.state.final or client is None or time.time() - job.updated < STILL_SECONDS:
         return job

@@ -27,12 +27,15 @@ if TYPE_CHECKING:
     from shared.knowledge.content import ContentStore
     from shared.knowledge.deletion import Deletion
     from shared.knowledge.documents import Documents
+    from shared.knowledge.erasure import Erasure
     from shared.knowledge.golden import GoldenSets
     from shared.knowledge.indexes import Indexes
     from shared.knowledge.ingestion import Ingestion
     from shared.knowledge.parsing import ParserPool
+    from shared.knowledge.reconciliation import Reconciliation
     from shared.knowledge.reindexing import Reindexing
     from shared.knowledge.retrieval import Retrieval
+    from shared.knowledge.upkeep import LayoutUpkeep
     from shared.limits import TenantLimits
     from shared.outgoing import Outgoing
     from shared.storage import Storage
@@ -237,6 +240,42 @@ class Services:
             assignments=self.ingestion.assignments,
             shards_in_flight=self.settings.shards_in_flight,
         )
+
+    @cached_property
+    def reconciliation(self) -> Reconciliation:
+        from shared.knowledge.reconciliation import Reconciliation
+
+        return Reconciliation(
+            acceptance=self.ingestion.acceptance,
+            storage=self.storage,
+            jobs=self.jobs,
+            collections=self.collections,
+            documents=self.documents,
+            content=self.content,
+            indexes=self.indexes,
+        )
+
+    @cached_property
+    def erasure(self) -> Erasure:
+        from shared.knowledge.erasure import Erasure
+
+        return Erasure(
+            storage=self.storage,
+            jobs=self.jobs,
+            collections=self.collections,
+            documents=self.documents,
+            content=self.content,
+            indexes=self.indexes,
+            files=self.files,
+            keys=self.keys,
+            ledger=self.usage,
+        )
+
+    @cached_property
+    def layout_upkeep(self) -> LayoutUpkeep:
+        from shared.knowledge.upkeep import LayoutUpkeep
+
+        return LayoutUpkeep(jobs=self.jobs, collections=self.collections, indexes=self.indexes)
 
     @cached_property
     def deletion(self) -> Deletion:

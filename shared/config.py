@@ -60,6 +60,8 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("GROUNDWORK_MAX_DOCUMENT_BYTES", "largest document that is accepted, in bytes", "52428800"),
     Setting("GROUNDWORK_PARSER_WORKERS", "processes that read documents", "2"),
     Setting("GROUNDWORK_SHARDS_IN_FLIGHT", "shards of one ingestion or batch that run at a time", "4"),
+    Setting("GROUNDWORK_JOB_RETENTION_DAYS", "days that ended jobs and their results are kept", "30"),
+    Setting("GROUNDWORK_HISTORY_RETENTION_DAYS", "days that finished orchestrations are kept", "7"),
     Setting("GROUNDWORK_LIMITS", "limits of model calls, name=value, unless a tenant has its own", LIMITS),
 )
 
@@ -105,6 +107,8 @@ class Settings:
     max_document_bytes: int
     parser_workers: int
     shards_in_flight: int
+    job_retention_days: int
+    history_retention_days: int
     limits: Limits
     environment: Mapping[str, str] = field(repr=False)
 
@@ -145,6 +149,8 @@ class Settings:
             max_document_bytes=reader.integer("GROUNDWORK_MAX_DOCUMENT_BYTES", 1, 1 << 40),
             parser_workers=reader.integer("GROUNDWORK_PARSER_WORKERS", 1, 64),
             shards_in_flight=reader.integer("GROUNDWORK_SHARDS_IN_FLIGHT", 1, 64),
+            job_retention_days=reader.integer("GROUNDWORK_JOB_RETENTION_DAYS", 1, 3650),
+            history_retention_days=reader.integer("GROUNDWORK_HISTORY_RETENTION_DAYS", 1, 3650),
             limits=reader.limits("GROUNDWORK_LIMITS"),
             environment=dict(environment),
         )

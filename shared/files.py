@@ -209,6 +209,12 @@ class Files:
             found.append(file)
         return found, False
 
+    async def of_user(self, tenant: str, user: str) -> AsyncIterator[File]:
+        """All files of a user, expired ones too."""
+        prefix = _list_prefix(user)
+        async for row in self._storage.query_rows(TABLE, tenant, first=prefix, last=f"{prefix[:-1]};"):
+            yield File.from_row(row)
+
     def read(self, file: File, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
         """The file's bytes from ``start`` up to but without ``end``, as a stream."""
         return self._storage.read_blob(FILES, file.blob, start, file.size if end is None else end)

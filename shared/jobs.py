@@ -359,6 +359,17 @@ class Jobs:
             if job.state.final and job.updated < moment:
                 yield job
 
+    async def every(self, tenant: str) -> AsyncIterator[Job]:
+        """All jobs of a tenant, newest first."""
+        async for row in self._storage.query_rows(TABLE, tenant, first="list:", last="list;"):
+            yield Job.from_row(row)
+
+    async def unfinished(self) -> AsyncIterator[Job]:
+        """The jobs of all tenants that have not ended."""
+        async for row in self._storage.scan_rows(TABLE, first="list:", last="list;"):
+            if not State(row["state"]).final:
+                yield Job.from_row(row)
+
     async def remove(self, job: Job) -> None:
         """Remove a job that has ended, with its blobs and its progress; its row goes last."""
         await self._storage.delete_blobs(JOBS, f"{job.tenant}/{job.id}/")

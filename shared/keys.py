@@ -238,6 +238,12 @@ class Keys:
         self._forget(key)
         return await self.find(key.id)
 
+    async def remove(self, key: Key) -> None:
+        """Forget a key altogether, also that there was one; other processes notice as at a revocation."""
+        await self._storage.delete_row(TABLE, PARTITION, key.id)
+        await self._storage.delete_row(TABLE, _list_of(key.principal.tenant), key.id)
+        self._forget(key)
+
     async def _set(self, key: Key, moment: str) -> None:
         row = {"PartitionKey": PARTITION, "RowKey": key.id, moment: time.time()}
         await self._storage.merge_row(TABLE, row)

@@ -78,6 +78,15 @@ class _Sheet:
         self.unwritten.add(self.row_of[source])
         return found
 
+    def rename(self, user: str, name: str) -> None:
+        """Give a user's entries another name."""
+        for source in [source for source in self.entries if source.user == user]:
+            counted = self.entries.pop(source)
+            self.unwritten.add(self.row_of.pop(source))
+            sums = self.numbers(source._replace(user=name))
+            for number, amount in counted.items():
+                sums[number] = sums.get(number, 0) + amount
+
     def row(self, number: int) -> str:
         """The entries of one row as they are kept."""
         members = [source for source, row in self.row_of.items() if row == number]
@@ -180,6 +189,27 @@ class UsageLedger:
                 continue
             for *source, numbers in json.loads(row["entries"]):
                 yield Line(int(hour), Source(*source), numbers)
+
+    async def rename_user(self, tenant: str, user: str, name: str) -> int:
+        """Count what was counted for ``user`` under another name; the number of rows that told of it.
+
+        What another process counts at this moment for the present hour it writes under the old name.
+        """
+        for (owner, _), sheet in self._sheets.items():
+            if owner == tenant:
+                sheet.rename(user, name)
+        await self.flush()
+        changed = 0
+        async for row in self._storage.query_rows(TABLE, tenant):
+            entries = json.loads(row["entries"])
+            if any(entry[0] == user for entry in entries):
+                for entry in entries:
+                    entry[0] = name if entry[0] == user else entry[0]
+                kept = {part: row[part] for part in ("PartitionKey", "RowKey")}
+                packed = json.dumps(entries, separators=(",", ":"))
+                await self._storage.put_row(TABLE, {**kept, "entries": packed})
+                changed += 1
+        return changed
 
     async def close(self) -> None:
         """Write what is left."""

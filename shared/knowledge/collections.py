@@ -139,6 +139,11 @@ class Collections:
             if not collection.deleting:
                 yield collection
 
+    async def every(self) -> AsyncIterator[Collection]:
+        """The collections of all tenants, those that are being deleted too."""
+        async for row in self._storage.scan_rows(TABLE):
+            yield Collection.from_row(row)
+
     async def put(
         self,
         tenant: str,

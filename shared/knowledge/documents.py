@@ -80,6 +80,7 @@ class Upload:
     content: str = ""
     url: str = ""
     tries: int = 0
+    owner: str = ""
 
     @property
     def is_awaited(self) -> bool:

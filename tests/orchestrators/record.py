@@ -50,6 +50,8 @@ class Recorder:
         self._job("one_document", self._call("DELETE", "/api/collections/recorded/documents/3.txt")["id"])
         self._job("question", self._ask())
         self._job("reindexed", self._reindex())
+        self._job("reconciled", self._call("POST", "/api/reconciliations")["id"])
+        self._job("erased", self._call("POST", "/api/erasures", {"source": "nowhere"})["id"])
         job = self._ingest(range(1000, 1150))
         self._call("POST", f"/api/jobs/{job}/cancel")
         self._job("cancelled", job)

@@ -73,6 +73,7 @@ def make_everything(tenant: Tenant) -> Names:
         "model": [f"rag:{collection}"],
         "deployment": [f"rag:{collection}"],
         "layout": ["1"],
+        "erasure": ["0" * 32],
     }
 
 

@@ -89,7 +89,7 @@ class Acceptance:
         ticket = Ticket(tenant, job_id)
         if before := await self._accepted_before(ticket):
             return before
-        uploads = [self.check(document) for document in incoming]
+        uploads = [replace(self.check(document), owner=owner) for document in incoming]
         contents = {
             upload.sha256: document.content for upload, document in zip(uploads, incoming, strict=True)
         }

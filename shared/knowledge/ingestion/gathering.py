@@ -76,7 +76,7 @@ class Gathering:
             try:
                 async with self._fetches if upload.url else gate:
                     incoming = await self._read(upload)
-                    checked = self._acceptance.check(incoming)
+                    checked = replace(self._acceptance.check(incoming), owner=upload.owner)
                     if upload.url:  # of unknown size until now: not held until the rest of the shard has come
                         await keep([checked], {checked.sha256: incoming.content})
                     else:
