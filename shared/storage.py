@@ -26,8 +26,8 @@ INGESTION_QUEUE = "ingestion-requests"
 
 # Azure Tables: an entity group transaction holds at most 100 entities of one partition.
 TRANSACTION_ENTITIES = 100
-# Azure Tables looks through the whole partition for a filter of alternatives, while a row by its keys is found
-# at once: what people wait for, such as the records of a search, is read row by row. Ingestion, which reads
+# Azure Tables looks through the whole partition for a filter of alternatives, and finds a row by its keys at
+# once: what people wait for, such as the records of a search, is read row by row. Ingestion, which reads
 # a hundred at a time, asks for fewer answers instead.
 POINT_READS = 64
 # Azure Tables: a filter holds at most 15 comparisons, and one of them is the partition's.
