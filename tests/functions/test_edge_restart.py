@@ -139,6 +139,27 @@ def test_every_document_accepted_before_a_kill_reaches_its_end(own: Tenant):
     assert {*accepted} <= {*names}
 
 
+def test_a_reindexing_survives_kills_and_loses_nothing(own: Tenant):
+    collection = own.collection()
+    assert own.finished(start(own, collection, 60))["counts"] == {"indexed": 60}
+    before = {chunk[0] for chunk in own.chunks(collection)}
+    path = f"/api/collections/{collection}/reindex"
+    job = own.call("POST", path, {"chunk_characters": 100}).json["id"]
+    for stage in ("read", "embed"):
+        wait_for(lambda stage=stage: stages(own, job).get(stage, 0) > 0)
+        kill(own)
+    status = own.finished(job)
+    assert (status["state"], status["counts"]) == ("succeeded", {"indexed": 60})
+    layouts = own.call("GET", f"/api/collections/{collection}").json["layouts"]
+    assert [(layout["layout"], layout["state"]) for layout in layouts] == [(1, "kept"), (2, "serving")]
+    chunks = own.chunks(collection)
+    assert {chunk[0] for chunk in chunks} == before
+    assert len({chunk[:3] for chunk in chunks}) == len(chunks)
+    clean = own.collection(chunk_characters=100)
+    assert own.finished(start(own, clean, 60))["counts"] == {"indexed": 60}
+    assert sorted(chunks) == sorted(own.chunks(clean))
+
+
 def test_a_deletion_survives_a_kill(own: Tenant):
     collection = own.collection()
     own.finished(start(own, collection, 30))
