@@ -83,9 +83,10 @@ async def list_collections(call: Call) -> Response:
 
 @route(blueprint, "GET", "/api/collections/{collection}")
 async def get_collection(call: Call) -> Response:
-    """A collection's settings."""
+    """A collection's settings and layouts, and how fresh its documents are."""
     collection = await services().collections.get(call.principal.tenant, call.path("collection"))
-    return JSONResponse(collection.to_document())
+    freshness = await services().documents.freshness(collection.tenant, collection.name)
+    return JSONResponse({**collection.to_document(), "freshness": freshness})
 
 
 @route(blueprint, "GET", "/api/collections/{collection}/documents")

@@ -31,6 +31,8 @@ ID_MAX_CHARACTERS = 900
 # Writers of the same document meet seldom; more conflicts in a row mean a fault.
 WRITE_TRIES = 10
 PAGE_DOCUMENTS = 100
+# One page of a table; the 95th percentile has ten documents above it.
+FRESHNESS_SAMPLE = 200
 
 
 class DocumentState(StrEnum):
@@ -141,6 +143,13 @@ class Document:
     def key(self) -> str:
         return document_key(self.tenant, self.collection, self.id)
 
+    @property
+    def freshness_seconds(self) -> float | None:
+        """From its acceptance until it could be found; None while it cannot, or where nothing was new."""
+        if self.state is not DocumentState.INDEXED or self.visible != self.version or self.finished is None:
+            return None
+        return max(0.0, self.finished - self.accepted)
+
     def has_overtaken(self, version: int) -> bool:
         """Whether a later version is visible, or the document was deleted after this version."""
         return self.visible > version or self.tombstone > version
@@ -228,6 +237,7 @@ class Document:
             "job": self.job,
             "accepted": iso(self.accepted),
             "finished": iso(self.finished),
+            "freshness_seconds": None if (fresh := self.freshness_seconds) is None else round(fresh, 3),
         }
 
 
@@ -268,6 +278,19 @@ class Documents:
                 return page, record.key
             page.append(record)
         return page, None
+
+    async def freshness(self, tenant: str, collection: str) -> dict[str, Any]:
+        """How long documents took until they could be found: median and 95th percentile of a sample.
+
+        Keys are hashes, so the first records by key are a random sample of the collection.
+        """
+        sample, _ = await self.list(tenant, collection, limit=FRESHNESS_SAMPLE)
+        seconds = sorted(fresh for each in sample if (fresh := each.freshness_seconds) is not None)
+        if not seconds:
+            return {"documents": 0, "p50_seconds": None, "p95_seconds": None}
+        ranks = {"p50_seconds": 0.5, "p95_seconds": 0.95}
+        shown = {name: round(seconds[int(share * (len(seconds) - 1))], 3) for name, share in ranks.items()}
+        return {"documents": len(seconds), **shown}
 
     async def every(self, tenant: str, collection: str, *, after: str = "") -> AsyncIterator[Document]:
         """All records of a collection, deleted ones too."""

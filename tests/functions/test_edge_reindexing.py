@@ -200,6 +200,21 @@ def test_a_cancelled_reindexing_leaves_what_was(tenant: Tenant):
         tenant.finished(second.json["id"])
 
 
+def test_how_long_a_document_took_to_be_found_is_shown(tenant: Tenant):
+    collection = tenant.collection()
+    path = f"/api/collections/{collection}"
+    nothing = {"documents": 0, "p50_seconds": None, "p95_seconds": None}
+    assert tenant.call("GET", path).json["freshness"] == nothing
+    tenant.put(collection, "empty.txt", b"")
+    tenant.put(collection, "a.txt", "Crates of salt.")
+    record = tenant.record(collection, "a.txt").json
+    assert 0 < record["freshness_seconds"] < 120
+    assert tenant.record(collection, "empty.txt").json["freshness_seconds"] is None
+    shown = tenant.call("GET", path).json["freshness"]
+    assert shown["documents"] == 1
+    assert shown["p50_seconds"] == shown["p95_seconds"] == record["freshness_seconds"]
+
+
 @pytest.mark.parametrize(
     "wish",
     [
