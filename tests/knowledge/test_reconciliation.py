@@ -10,10 +10,10 @@ from shared.knowledge.documents import Document, DocumentState
 from shared.knowledge.index import VersionRange
 from shared.knowledge.reconciliation import Report
 from shared.storage import RAW
-from tests.intelligence.world import World, chat_model, servers, world
+from tests.intelligence.world import World, chat_model, ranker, servers, world
 from tests.knowledge.lifecycle import Lifecycle, lifecycle
 
-__all__ = ["chat_model", "lifecycle", "servers", "world"]
+__all__ = ["chat_model", "lifecycle", "ranker", "servers", "world"]
 
 HOUR_SECONDS = 3600
 TEXT = "The keeper winds the clock of the lighthouse on every Sunday. " * 20

@@ -6,10 +6,10 @@ import pytest
 
 from shared.errors import Cancelled, Conflict, NotFound
 from shared.knowledge.layouts import LayoutState
-from tests.intelligence.world import World, chat_model, servers, world
+from tests.intelligence.world import World, chat_model, ranker, servers, world
 from tests.knowledge.lifecycle import Lifecycle, lifecycle
 
-__all__ = ["chat_model", "lifecycle", "servers", "world"]
+__all__ = ["chat_model", "lifecycle", "ranker", "servers", "world"]
 
 LONG = "The keeper winds the clock of the lighthouse on every Sunday. " * 20
 LONGER = "The harbour master logs the crossings of the ferry at noon. " * 20
