@@ -20,6 +20,7 @@ from functions import (
     maintenance,
     openai_responses,
     openai_surface,
+    quotas,
     reindexing,
     search,
     usage,
@@ -33,6 +34,7 @@ app = df.DFApp(http_auth_level=func.AuthLevel.ANONYMOUS)
 for module in (
     health,
     identity,
+    quotas,
     collections,
     ingestion,
     reindexing,

@@ -268,6 +268,9 @@ def route(
 async def _admit(call: Call, role: Role, method: str) -> None:
     """Raise `Forbidden` or `Hidden` where the call may not be; put the use of a higher role on record."""
     call.principal.require(role)
+    if role is Role.ADMINISTRATOR and call.principal.collections is not None:
+        # It could otherwise make itself a key for all, or hear of what lies outside.
+        raise Forbidden("A credential that is limited to collections does not administer.")
     collection = call.request.path_params.get("collection")
     if collection is not None and not call.principal.reaches(collection):
         raise Hidden("collection", collection)

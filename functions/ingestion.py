@@ -261,7 +261,13 @@ async def blob_arrived(blob: func.InputStream, client: Client) -> None:
     incoming = Incoming(document, content, info.content_type, source="inbox")
     try:
         job = await services().ingestion.acceptance.accept(
-            tenant, collection, [incoming], job_id=job_id, owner="event", title=f"Ingest {document}"
+            tenant,
+            collection,
+            [incoming],
+            job_id=job_id,
+            owner="event",
+            title=f"Ingest {document}",
+            refusable=False,
         )
     except GroundworkError as error:
         if error.retryable:
@@ -309,12 +315,13 @@ async def _accept_message(tenant: str, collection: str, request: IngestionReques
             job_id=job_id,
             owner="queue",
             title=f"Ingest inbox/{request.inbox_prefix}",
+            refusable=False,
         )
     incoming = [document.incoming() for document in request.documents or ()]
     _check_distinct(incoming)
     title = f"Ingest {len(incoming)} documents"
     return await services().ingestion.acceptance.accept(
-        tenant, collection, incoming, job_id=job_id, owner="queue", title=title
+        tenant, collection, incoming, job_id=job_id, owner="queue", title=title, refusable=False
     )
 
 
@@ -334,6 +341,7 @@ async def _record_refusal(
         collection=collection,
         owner="event",
         total=1,
+        refusable=False,
     )
     reason = {"item": document, "code": error.code, "message": error.detail, "retryable": False}
     await jobs.finish(job.ticket, State.FAILED, counts={"failed": 1}, errors=[reason])

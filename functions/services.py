@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from shared.knowledge.upkeep import LayoutUpkeep
     from shared.limits import TenantLimits
     from shared.outgoing import Outgoing
+    from shared.quotas import Quotas
     from shared.storage import Storage
     from shared.webhooks import Webhooks
 
@@ -102,10 +103,16 @@ class Services:
         )
 
     @cached_property
+    def quotas(self) -> Quotas:
+        from shared.quotas import Quotas
+
+        return Quotas(self.storage, self.limits)
+
+    @cached_property
     def jobs(self) -> Jobs:
         from shared.jobs import Jobs
 
-        return Jobs(self.storage, self.webhooks.expect_end)
+        return Jobs(self.storage, self.webhooks.expect_end, self.quotas)
 
     @cached_property
     def files(self) -> Files:
@@ -136,7 +143,7 @@ class Services:
     def documents(self) -> Documents:
         from shared.knowledge.documents import Documents
 
-        return Documents(self.storage)
+        return Documents(self.storage, self.quotas)
 
     @cached_property
     def content(self) -> ContentStore:

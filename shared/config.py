@@ -25,7 +25,8 @@ _TENANT = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 # They stop what runs away, not what is busy: a client of 64 connections on fast models stays below them.
 LIMITS = (
     "user_requests_per_minute=12000,user_tokens_per_minute=20000000,"
-    "tenant_requests_per_minute=60000,tenant_tokens_per_minute=100000000"
+    "tenant_requests_per_minute=60000,tenant_tokens_per_minute=100000000,"
+    "documents=10000000,bytes=10000000000000,running_jobs=20000,jobs_per_day=1000000"
 )
 
 
@@ -62,7 +63,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("GROUNDWORK_SHARDS_IN_FLIGHT", "shards of one ingestion or batch that run at a time", "4"),
     Setting("GROUNDWORK_JOB_RETENTION_DAYS", "days that ended jobs and their results are kept", "30"),
     Setting("GROUNDWORK_HISTORY_RETENTION_DAYS", "days that finished orchestrations are kept", "7"),
-    Setting("GROUNDWORK_LIMITS", "limits of model calls, name=value, unless a tenant has its own", LIMITS),
+    Setting("GROUNDWORK_LIMITS", "limits, name=value, unless a tenant has its own", LIMITS),
 )
 
 

@@ -23,9 +23,11 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from shared.errors import Conflict, InvalidParameter, NotFound
+from shared.quotas import Usage
 from shared.storage import JOBS, Changed
 
 if TYPE_CHECKING:
+    from shared.quotas import Quotas
     from shared.storage import Row, Storage
 
 TABLE = "jobs"
@@ -189,10 +191,19 @@ async def _nobody(ticket: Ticket) -> None:
 class Jobs:
     """The jobs of all tenants."""
 
-    def __init__(self, storage: Storage, expect_end: Callable[[Ticket], Awaitable[None]] = _nobody) -> None:
-        """``expect_end`` is awaited before a job ends: whoever must not miss its end notes it there."""
+    def __init__(
+        self,
+        storage: Storage,
+        expect_end: Callable[[Ticket], Awaitable[None]] = _nobody,
+        quotas: Quotas | None = None,
+    ) -> None:
+        """``expect_end`` is awaited before a job ends: whoever must not miss its end notes it there.
+
+        Jobs are counted in ``quotas`` where given.
+        """
         self._storage = storage
         self._expect_end = expect_end
+        self._quotas = quotas
 
     # --- life of a job ---
 
@@ -207,8 +218,15 @@ class Jobs:
         owner: str,
         generation: str = "",
         total: int | None = None,
+        refusable: bool = True,
     ) -> Job:
-        """Announce a new job, in state queued. The same id again gives the job that is there."""
+        """Announce a new job, in state queued. The same id again gives the job that is there.
+
+        Raises `QuotaExhausted` where the tenant's quotas have no room, unless the job is not ``refusable``:
+        what frees room must not be refused for want of it, and an event has nobody who would come again.
+        """
+        if self._quotas is not None and (before := await self.find(tenant, job_id)) is not None:
+            return before
         now = time.time()
         job = Job(
             tenant,
@@ -224,6 +242,8 @@ class Jobs:
             total=total,
             generation=generation,
         )
+        begun = Usage(running_jobs=1, jobs_per_day=1)
+        await self._count(tenant, begun, refusable)
         await self._storage.put_row(
             TABLE, {"PartitionKey": ANNOUNCED, "RowKey": job_id, "tenant": tenant, "since": now}
         )
@@ -232,8 +252,21 @@ class Jobs:
                 TABLE, [(job.to_row(), None), ({**job.to_row(), "RowKey": job._list_key}, None)]
             )
         except Changed:
-            return await self.get(tenant, job_id)
+            await self._give_back(tenant, begun)
         return await self.get(tenant, job_id)
+
+    async def _count(self, tenant: str, begun: Usage, refusable: bool) -> None:
+        if self._quotas is not None:
+            await (self._quotas.reserve if refusable else self._quotas.add)(tenant, begun)
+
+    async def _give_back(self, tenant: str, ended: Usage) -> None:
+        if self._quotas is not None:
+            await self._quotas.give_back(tenant, ended)
+
+    async def running(self, tenant: str) -> int:
+        """How many of the tenant's jobs have not ended."""
+        rows = self._storage.query_rows(TABLE, tenant, first="list:", last="list;", select=["state"])
+        return sum([not State(row["state"]).final async for row in rows])
 
     async def started(self, job_id: str) -> None:
         """The job's orchestration exists: the announcement has done its service."""
@@ -278,9 +311,12 @@ class Jobs:
             if job.state.final:
                 return job
             try:
-                return await self._write(job, replace(job, updated=time.time(), **changes))
+                changed = await self._write(job, replace(job, updated=time.time(), **changes))
             except Changed:
                 continue
+            if changed.state.final:
+                await self._give_back(tenant, Usage(running_jobs=1))
+            return changed
         raise Conflict(f"The job {job_id!r} is being changed by others.")
 
     async def begin(self, ticket: Ticket, *, total: int | None = None) -> Job:
@@ -330,6 +366,7 @@ class Jobs:
         job = await self.get(tenant, job_id)
         if job.state not in (State.FAILED, State.PARTIAL, State.CANCELLED):
             raise Conflict(f"Nothing to retry: the job is {job.state.value}.", state=job.state.value)
+        await self._count(tenant, Usage(running_jobs=1), refusable=True)
         now = time.time()
         await self._storage.put_row(
             TABLE, {"PartitionKey": ANNOUNCED, "RowKey": job_id, "tenant": tenant, "since": now}
@@ -347,6 +384,7 @@ class Jobs:
         try:
             return await self._write(job, again)
         except Changed:
+            await self._give_back(tenant, Usage(running_jobs=1))
             raise Conflict("The job is being changed by others.") from None
 
     # --- what is over ---

@@ -1,4 +1,4 @@
-"""Limits of a tenant's model calls: the defaults, what the platform grants it, what it sets itself.
+"""Limits of a tenant: of its model calls, of what it holds and of its jobs.
 
 `GROUNDWORK_LIMITS` holds the defaults. The platform's administrator may grant a tenant other values; the
 tenant's own administrator may go below what is granted, never above. `docs/usage-and-limits.md` explains
@@ -37,7 +37,8 @@ class Limits:
 
     Rates count calls of models, and tokens of prompt and completion together. ``prompt_tokens``,
     ``completion_tokens`` and ``request_tokens`` (both together) cap one chat completion. ``job_cost`` is
-    what one attempt of a job may cost, in the currency of the catalogue's prices.
+    what one attempt of a job may cost, in the currency of the catalogue's prices. ``documents`` and their
+    ``bytes``, ``running_jobs`` and ``jobs_per_day`` are counted by `shared.quotas`.
     """
 
     user_requests_per_minute: float | None = None
@@ -48,6 +49,10 @@ class Limits:
     completion_tokens: float | None = None
     request_tokens: float | None = None
     job_cost: float | None = None
+    documents: float | None = None
+    bytes: float | None = None
+    running_jobs: float | None = None
+    jobs_per_day: float | None = None
 
     def changed_by(self, grants: Mapping[str, float | None]) -> Limits:
         """These limits with those of ``grants`` in their place; None there lifts a limit."""

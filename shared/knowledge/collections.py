@@ -134,10 +134,14 @@ class Collections:
         return collection
 
     async def list(self, tenant: str) -> AsyncIterator[Collection]:
-        async for row in self._storage.query_rows(TABLE, tenant):
-            collection = Collection.from_row(row)
+        async for collection in self.all_of(tenant):
             if not collection.deleting:
                 yield collection
+
+    async def all_of(self, tenant: str) -> AsyncIterator[Collection]:
+        """All collections of a tenant, those being deleted too."""
+        async for row in self._storage.query_rows(TABLE, tenant):
+            yield Collection.from_row(row)
 
     async def every(self) -> AsyncIterator[Collection]:
         """The collections of all tenants, those that are being deleted too."""

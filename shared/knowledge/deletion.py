@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from shared import failpoints
 from shared.jobs import Job, Jobs, Kind, State, Ticket
-from shared.knowledge.documents import Documents, DocumentState
+from shared.knowledge.documents import Documents, DocumentState, Hold
 from shared.knowledge.index import VersionRange
 
 if TYPE_CHECKING:
@@ -66,6 +66,7 @@ class Deletion:
             generation=within.generation,
             owner=owner,
             total=1,
+            refusable=False,
         )
         failpoints.passed("delete.announced")
         await self._documents.mark_deleted(tenant, collection, document, job_id, version=record.version)
@@ -86,6 +87,7 @@ class Deletion:
             collection=collection,
             generation=within.generation,
             owner=owner,
+            refusable=False,
         )
         await self._collections.mark_deleting(tenant, collection)
         return job
@@ -125,10 +127,12 @@ class Deletion:
             await self._collections.mark_deleting(tenant, name)
         # Records first: an embedding in flight looks at them after its upload, and takes back what it
         # uploaded after the index was cleared.
-        removed = 0
+        removed, freed = 0, Hold()
         async for record in self._documents.every(tenant, name):
             removed += record.state is not DocumentState.DELETED
+            freed.left += record.usage
             await self._documents.remove(record)
+        await self._documents.release(tenant, freed)
         for index in await self._indexes.all_of(collection):
             await index.delete_collection(tenant, name)
         await self._content.remove_collection(tenant, name)

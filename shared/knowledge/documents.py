@@ -18,9 +18,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from shared.errors import Conflict, InvalidName, NotFound
 from shared.jobs import iso
 from shared.knowledge.index.protocol import document_key
+from shared.quotas import Usage
 from shared.storage import FILTER_ROWS, TRANSACTION_ENTITIES, Changed
 
 if TYPE_CHECKING:
+    from shared.quotas import Quotas
     from shared.storage import Row, Storage
 
 T = TypeVar("T")
@@ -163,6 +165,13 @@ class Document:
         """The record with those of ``claims`` noted for removal that it does not own."""
         return replace(self, dropped=tuple(sorted({*self.dropped, *claims} - self.claims - {""})))
 
+    @property
+    def usage(self) -> Usage:
+        """What the document counts for in the tenant's quotas."""
+        if self.state is DocumentState.DELETED:
+            return Usage()
+        return Usage(documents=1, bytes=self.upload.size)
+
     def to_row(self) -> Row:
         row: Row = {
             "PartitionKey": f"{self.tenant}:{self.collection}",
@@ -241,11 +250,20 @@ class Document:
         }
 
 
+@dataclass(slots=True)
+class Hold:
+    """Room in a tenant's quotas that was taken for uploads on their way."""
+
+    left: Usage = field(default_factory=Usage)
+
+
 class Documents:
     """The records of all documents."""
 
-    def __init__(self, storage: Storage) -> None:
+    def __init__(self, storage: Storage, quotas: Quotas | None = None) -> None:
+        """Documents and their bytes are counted in ``quotas`` where given."""
         self._storage = storage
+        self._quotas = quotas
 
     async def find(self, tenant: str, collection: str, document: str) -> Document | None:
         key = document_key(tenant, collection, document)
@@ -297,10 +315,37 @@ class Documents:
         async for row in self._storage.query_rows(TABLE, f"{tenant}:{collection}", first=after):
             yield Document.from_row(row)
 
-    async def accept(self, tenant: str, collection: str, uploads: Sequence[Upload], job: str) -> None:
+    async def hold(
+        self, tenant: str, uploads: Sequence[Upload], records: Mapping[str, Document], job: str
+    ) -> Hold:
+        """Take room in the tenant's quotas for ``uploads`` before they are accepted; raises `QuotaExceeded`.
+
+        ``records`` are those of the documents that are known to be there.
+        """
+        hold = Hold(sum((_added(upload, records.get(upload.id), job) for upload in uploads), Usage()))
+        if self._quotas is not None and hold.left:
+            await self._quotas.reserve(tenant, hold.left)
+        return hold
+
+    async def release(self, tenant: str, hold: Hold) -> None:
+        """Leave to others what is left of ``hold``."""
+        left, hold.left = hold.left, Usage()
+        if self._quotas is not None and left:
+            await self._quotas.give_back(tenant, left)
+
+    async def accept(
+        self,
+        tenant: str,
+        collection: str,
+        uploads: Sequence[Upload],
+        job: str,
+        *,
+        hold: Hold | None = None,
+    ) -> None:
         """Give each upload the next version of its document, for ``job`` to process.
 
-        Doing so again for the same job changes nothing, so it may be repeated after a crash.
+        Doing so again for the same job changes nothing, so it may be repeated after a crash. What the tenant
+        has more of is taken from ``hold`` where given.
         """
 
         def next_version(upload: Upload, record: Document | None) -> Document | None:
@@ -328,7 +373,7 @@ class Documents:
         # Where the first of many are new, all are likely to be; an insert finds out where not.
         first = await self.find_all(tenant, collection, [*values][:FILTER_ROWS])
         known = first if not first or len(values) <= FILTER_ROWS else None
-        await self.change_all(tenant, collection, values, next_version, known=known)
+        await self.change_all(tenant, collection, values, next_version, known=known, hold=hold)
 
     async def mark_deleted(
         self, tenant: str, collection: str, document: str, job: str, *, version: int
@@ -381,13 +426,14 @@ class Documents:
         *,
         known: Mapping[str, Document] | None = None,
         meanwhile: Callable[[], Awaitable[None]] | None = None,
+        hold: Hold | None = None,
     ) -> dict[str, Document]:
         """Change the records of ``values`` by ``change(value, record)``; None leaves a record as it is.
 
         Each record is written only if it is still as it was read; otherwise it is read and changed anew.
         ``known`` are the records as the caller has read them, or believes them to be: the first try takes
         its word. ``meanwhile`` is awaited after each reading, before the changes. Gives the records as they
-        are afterwards.
+        are afterwards. What the tenant has more of by then is taken from ``hold``, or counted.
         """
         after: dict[str, Document] = {}
         pending = dict(values)
@@ -413,6 +459,7 @@ class Documents:
                     )
                 except Changed:
                     continue
+                await self._count(tenant, batch, records, hold)
                 for record in batch:
                     del pending[record.id]
                     after[record.id] = record
@@ -420,6 +467,25 @@ class Documents:
                 return after
         raise Conflict("The documents are being changed by others.", retry_after=1)
 
+    async def _count(
+        self, tenant: str, after: Sequence[Document], before: Mapping[str, Document], hold: Hold | None
+    ) -> None:
+        changes = (
+            record.usage - (before[record.id].usage if record.id in before else Usage()) for record in after
+        )
+        more = sum(changes, Usage())
+        if hold is not None:
+            hold.left -= more
+        elif self._quotas is not None and more:
+            await self._quotas.give_back(tenant, Usage() - more)
+
     async def remove(self, record: Document) -> None:
         """Forget a record and its version numbers; only where its collection goes as well."""
         await self._storage.delete_row(TABLE, f"{record.tenant}:{record.collection}", record.key)
+
+
+def _added(upload: Upload, record: Document | None, job: str) -> Usage:
+    """By how much a tenant has more, once ``job`` has put ``upload``."""
+    if record is not None and record.job == job:
+        return Usage()
+    return Usage(documents=1, bytes=upload.size) - (record.usage if record is not None else Usage())

@@ -14,6 +14,8 @@ import function_app  # noqa: F401 - fills ROUTES
 from functions.http import ROUTES
 from shared.errors import GroundworkError
 
+pytestmark = pytest.mark.security("API8", "API9")
+
 PARAMETER = re.compile(r"\{\*?(\w+)[^}]*\}")
 
 

@@ -39,10 +39,24 @@ NEEDS = {
     "GET /api/keys/{key}": Role.ADMINISTRATOR,
     "POST /api/keys/{key}/rotate": Role.ADMINISTRATOR,
     "DELETE /api/keys/{key}": Role.ADMINISTRATOR,
+    "POST /api/collections/{collection}/reindex": Role.ADMINISTRATOR,
+    "POST /api/collections/{collection}/rollback": Role.ADMINISTRATOR,
+    "DELETE /api/collections/{collection}/layouts/{layout}": Role.ADMINISTRATOR,
+    "PUT /api/collections/{collection}/golden-set": Role.CONTRIBUTOR,
+    "GET /api/collections/{collection}/golden-set": Role.CONTRIBUTOR,
     "GET /api/audit": Role.ADMINISTRATOR,
+    "PUT /api/limits": Role.ADMINISTRATOR,
+    "POST /api/webhooks": Role.ADMINISTRATOR,
+    "GET /api/webhooks": Role.ADMINISTRATOR,
+    "GET /api/webhooks/{webhook}": Role.ADMINISTRATOR,
+    "DELETE /api/webhooks/{webhook}": Role.ADMINISTRATOR,
+    "POST /api/webhooks/{webhook}/rotate": Role.ADMINISTRATOR,
+    "POST /api/webhooks/{webhook}/enable": Role.ADMINISTRATOR,
 }
 SECRET = "The vault code of the lighthouse is seven."
 QUESTION = [{"role": "user", "content": "What is the vault code of the lighthouse?"}]
+# An address that the stack of the tests may ask; nobody listens there.
+HOOK = "http://127.0.0.2:9/hook"
 PARAMETER = re.compile(r"\{\*?(\w+)[^}]*\}")
 
 Names = dict[str, list[str]]
@@ -63,7 +77,12 @@ def make_everything(tenant: Tenant) -> Names:
     answered = tenant.call("POST", "/api/chat", asked, headers={"Prefer": "respond-async"}).json["id"]
     tenant.finished(answered)
     key = tenant.call("POST", "/api/keys", {"user": "someone"}).json["id"]
+    hook = tenant.call("POST", "/api/webhooks", {"url": HOOK}).json["id"]
+    asked = {"model": f"rag:{collection}", "input": QUESTION[0]["content"], "background": True}
+    response = tenant.call("POST", "/v1/responses", asked).json["id"]
     return {
+        "webhook": [hook],
+        "response": [response],
         "collection": [collection],
         "document": ["code.txt", "empty.txt"],
         "job": [failed["id"], ingested["id"], answered],
@@ -112,6 +131,8 @@ def body_of(entry: RouteEntry, names: Names) -> Any:
         return b"Some bytes." if entry.method == "PUT" else None
     collection = names["collection"][0]
     known = {
+        "WebhookBody": {"url": HOOK},
+        "LimitsBody": {"documents": 1000},
         "SearchBody": {"query": "vault code"},
         "ChatBody": {"collections": [collection], "messages": QUESTION},
         "CollectionSettings": {"description": "changed"},

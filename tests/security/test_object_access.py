@@ -7,6 +7,7 @@ from edge_tenant import Answer, Tenant, call
 from everything import GUARDED, PARAMETER, SECRET, Names, body_of, name_of, paths_of, refused
 
 from functions.http import RouteEntry
+from shared.identity import Role
 
 # The name of a collection is free in every tenant: whoever puts one makes a collection of their own.
 NAMED_IN_BODY = ("BatchBody", "ChatBody", "ChatCompletionBody", "ResponsesBody")
@@ -21,7 +22,7 @@ def names_things(entry: RouteEntry) -> bool:
 
 
 # Bodies of OpenAI's surface go on to the model, whatever members they have.
-STRICT = [each for each in GUARDED if each.body and each.body.model_config.get("extra") == "forbid"]
+STRICT = [each for each in GUARDED if each.body and not each.body.__module__.endswith("openai_wire")]
 ABOUT_THINGS = [entry for entry in GUARDED if names_things(entry)]
 
 
@@ -62,6 +63,8 @@ def test_another_tenants_thing_is_answered_as_one_that_nobody_has(
 
 def _unlike(value: str) -> str:
     """A name of the same form that nobody has."""
+    if value.isdigit() and len(value) < 4:
+        return value  # a number counts within a collection, which is what is not there
     if value.startswith("rag:"):
         return f"rag:un{value[4:]}"
     return f"{value[:-4]}0000" if value.isalnum() and len(value) >= 16 else f"un{value}"
@@ -69,10 +72,9 @@ def _unlike(value: str) -> str:
 
 def _shape(answer: Answer, ids: list[str]) -> tuple[int, str]:
     """Status and body without what differs in any two answers."""
-    # The correlation id first: a short name, such as a layout's number, may stand in it.
     text = answer.body.decode().replace(answer.headers["x-correlation-id"], "CORRELATION")
     for each in sorted(ids, key=len, reverse=True):
-        text = text.replace(each, "ID")
+        text = text.replace(each, "ID") if len(each) > 3 else text
     return answer.status, text
 
 
@@ -88,10 +90,10 @@ def test_a_key_for_other_collections_finds_none_of_this_one(owner: tuple[Tenant,
         answer = call(tenant.stack.url, entry.method, path, body_of(entry, names), key=limited)
         assert SECRET.encode() not in answer.body
         assert b"seven" not in answer.body
-        if ids.keys() & {"collection", "job", "model", "deployment"} and "embeddings" not in entry.path:
-            refused(answer, 404)
-        elif "/keys" in entry.path:
+        if entry.role is Role.ADMINISTRATOR:
             refused(answer, 403)
+        elif ids.keys() & {"collection", "job", "model", "deployment"} and "embeddings" not in entry.path:
+            refused(answer, 404)
     assert tenant.stored() == before
 
 
@@ -100,7 +102,7 @@ def test_a_limited_key_is_good_for_its_own_collections(owner: tuple[Tenant, Name
     tenant, names = owner
     (collection,) = names["collection"]
     tenant.call("PUT", "/api/collections/elsewhere", {})
-    body = {"user": "tester", "roles": ["contributor"], "collections": [collection]}
+    body = {"user": "limited", "roles": ["contributor"], "collections": [collection]}
     limited = tenant.call("POST", "/api/keys", body).json["key"]
     assert tenant.found(collection, "vault code", key=limited)
     listed = tenant.call("GET", "/api/collections", key=limited).json["items"]
@@ -119,9 +121,9 @@ def test_no_query_names_the_tenant_that_is_read(
 ):
     tenant, names = owner
     for field in ("tenant", "tenant_id", "owner", "user"):
-        for path, _ in paths_of(entry, names):
+        for path, ids in paths_of(entry, names):
             answer = bystander.call("GET", f"{path}?{field}={tenant.name}")
-            assert answer.status in (200, 400, 403, 404), answer.body[:300]
+            assert answer.status in ((403, 404) if ids else (200, 400, 403)), answer.body[:300]
             held = [each for kind in ("document", "job", "key") for each in names[kind]]
             assert answer.status != 200 or not any(each.encode() in answer.body for each in held)
 

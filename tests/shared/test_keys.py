@@ -12,6 +12,8 @@ from shared.identity import Principal, Role
 from shared.keys import KEY_PATTERN, PARTITION, TABLE, Keys, RefusedKey, digest, key_id, new_key
 from shared.storage import Storage
 
+pytestmark = pytest.mark.security("API2")
+
 ALICE = Principal("harbour", "alice", ("keepers",), (Role.CONTRIBUTOR,), ("charts",))
 
 

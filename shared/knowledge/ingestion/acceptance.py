@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from shared import failpoints
-from shared.errors import InvalidRequest, PayloadTooLarge
+from shared.errors import GroundworkError, InvalidRequest, PayloadTooLarge
 from shared.identity import check_readers
 from shared.jobs import Job, Kind, Ticket
 from shared.knowledge.documents import Upload, check_id, document_key
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from shared.jobs import Jobs
     from shared.knowledge.collections import Collections
     from shared.knowledge.content import ContentStore
-    from shared.knowledge.documents import Documents
+    from shared.knowledge.documents import Documents, Hold
     from shared.knowledge.ingestion.shards import Shards
     from shared.outgoing import Outgoing
     from shared.storage import Storage
@@ -78,12 +78,14 @@ class Acceptance:
         job_id: str,
         owner: str,
         title: str,
+        refusable: bool = True,
     ) -> Job:
         """Keep the documents and announce a job for them; the caller may be answered after this.
 
         Everything is checked before anything is stored. Raises `NotFound` for the collection,
-        `PayloadTooLarge`, `UnsupportedMediaType`, `InvalidName` and `UrlRefused`. The same id again gives the
-        job that is there and changes nothing; only an acceptance that was broken off is completed.
+        `PayloadTooLarge`, `UnsupportedMediaType`, `InvalidName`, `UrlRefused` and `QuotaExceeded`; quotas of
+        jobs refuse only what is ``refusable``. The same id again gives the job that is there and changes
+        nothing; only an acceptance that was broken off is completed.
         """
         within = await self._collections.get(tenant, collection)
         ticket = Ticket(tenant, job_id)
@@ -94,23 +96,32 @@ class Acceptance:
             upload.sha256: document.content for upload, document in zip(uploads, incoming, strict=True)
         }
         shards = list(in_shards(uploads))
-        for number, shard in enumerate(shards):
-            shards[number] = await self.keep(ticket, collection, number, shard, contents)
-            await self._shards.put_manifest(ticket, number, shards[number])
-        failpoints.passed("accept.kept")
-        job = await self._jobs.create(
-            tenant,
-            Kind.INGESTION,
-            job_id=job_id,
-            title=title,
-            collection=collection,
-            owner=owner,
-            generation=within.generation,
-            total=len(uploads),
-        )
+        here = [upload for upload in uploads if not upload.is_awaited]
+        records = await self._documents.find_all(tenant, collection, [upload.id for upload in here])
+        hold = await self._documents.hold(tenant, here, records, job_id)
+        try:
+            for number, shard in enumerate(shards):
+                shards[number] = await self.keep(ticket, collection, number, shard, contents)
+                await self._shards.put_manifest(ticket, number, shards[number])
+            failpoints.passed("accept.kept")
+            job = await self._jobs.create(
+                tenant,
+                Kind.INGESTION,
+                job_id=job_id,
+                title=title,
+                collection=collection,
+                owner=owner,
+                generation=within.generation,
+                total=len(uploads),
+                refusable=refusable,
+            )
+        except GroundworkError:
+            await self._documents.release(tenant, hold)
+            raise
         failpoints.passed("accept.announced")
         for shard in shards:
-            await self._accept_versions(tenant, collection, shard, job_id)
+            await self._accept_versions(tenant, collection, shard, job_id, hold)
+        await self._documents.release(tenant, hold)
         failpoints.passed("accept.recorded")
         # The plan comes last: it tells that every document has its version.
         await self._shards.put_plan(ticket, len(shards), len(uploads))
@@ -143,14 +154,27 @@ class Acceptance:
         return kept + awaited
 
     async def _accept_versions(
-        self, tenant: str, collection: str, uploads: Sequence[Upload], job: str
+        self,
+        tenant: str,
+        collection: str,
+        uploads: Sequence[Upload],
+        job: str,
+        hold: Hold | None = None,
     ) -> None:
         """A version for each upload whose bytes are there; the others get theirs when they have come."""
         here = [upload for upload in uploads if not upload.is_awaited]
-        await self._documents.accept(tenant, collection, here, job)
+        await self._documents.accept(tenant, collection, here, job, hold=hold)
 
     async def accept_inbox(
-        self, tenant: str, collection: str, prefix: str, *, job_id: str, owner: str, title: str
+        self,
+        tenant: str,
+        collection: str,
+        prefix: str,
+        *,
+        job_id: str,
+        owner: str,
+        title: str,
+        refusable: bool = True,
     ) -> Job:
         """Announce a job for all blobs of the collection's inbox whose paths begin with ``prefix``."""
         within = await self._collections.get(tenant, collection)
@@ -166,6 +190,7 @@ class Acceptance:
             collection=collection,
             generation=within.generation,
             owner=owner,
+            refusable=refusable,
         )
 
     async def _accepted_before(self, ticket: Ticket) -> Job | None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from shared.errors import GroundworkError, NotFound, PayloadTooLarge, SourceUnavailable
+from shared.knowledge.documents import Hold
 from shared.knowledge.ingestion.acceptance import Incoming
 from shared.knowledge.ingestion.outcomes import Outcome
 from shared.knowledge.media import HEAD_BYTES, detect
@@ -68,6 +69,9 @@ class Gathering:
         left: list[Upload] = []
         waits: list[float] = []
         gate = asyncio.Semaphore(READS_IN_FLIGHT)
+        names = [upload.id for upload in uploads if upload.is_awaited]
+        records = await self._documents.find_all(ticket.tenant, collection.name, names)
+        hold = Hold()
 
         async def keep(some: list[Upload], bytes_of: dict[str, bytes]) -> None:
             kept.extend(await self._acceptance.keep(ticket, collection.name, number, some, bytes_of))
@@ -77,6 +81,8 @@ class Gathering:
                 async with self._fetches if upload.url else gate:
                     incoming = await self._read(upload)
                     checked = replace(self._acceptance.check(incoming), owner=upload.owner)
+                    room = await self._documents.hold(ticket.tenant, [checked], records, ticket.job)
+                    hold.left += room.left
                     if upload.url:  # of unknown size until now: not held until the rest of the shard has come
                         await keep([checked], {checked.sha256: incoming.content})
                     else:
@@ -94,9 +100,12 @@ class Gathering:
                 left.append(upload)
                 outcomes.append(Outcome.failed(upload.id, error))
 
-        await asyncio.gather(*(bring(upload) for upload in uploads if upload.is_awaited))
-        await keep(copied, contents)
-        await self._documents.accept(ticket.tenant, collection.name, kept, ticket.job)
+        try:
+            await asyncio.gather(*(bring(upload) for upload in uploads if upload.is_awaited))
+            await keep(copied, contents)
+            await self._documents.accept(ticket.tenant, collection.name, kept, ticket.job, hold=hold)
+        finally:
+            await self._documents.release(ticket.tenant, hold)
         await self._shards.put_manifest(ticket, number, kept + left)
         if waits:
             raise SourceUnavailable("Addresses of documents do not answer yet.", retry_after=max(waits))
