@@ -318,3 +318,24 @@ def test_the_status_links_what_can_be_done(state: State):
 def test_moments_are_told_in_utc_with_milliseconds():
     assert iso(None) is None
     assert iso(1.0625) == "1970-01-01T00:00:01.062Z"
+
+
+async def test_what_ended_long_ago_is_found_and_removed_with_all_that_it_has(jobs: Jobs, tenant: str):
+    ended, running = await made(jobs, tenant), await made(jobs, tenant)
+    await jobs.put(ended.ticket, "plan", {"shards": 1})
+    await jobs.report(ended.ticket, "00000", parsed=3)
+    await jobs.begin(running.ticket)
+    await jobs.finish(ended.ticket, State.SUCCEEDED)
+
+    async def old(moment: float) -> list[str]:
+        return [job.id async for job in jobs.ended_before(moment) if job.tenant == tenant]
+
+    assert await old(time.time() - 60) == []
+    assert await old(time.time() + 60) == [ended.id]
+    assert [job.id async for job in jobs.unfinished() if job.tenant == tenant] == [running.id]
+    await jobs.remove(ended)
+    assert await jobs.find(tenant, ended.id) is None
+    assert await jobs.fetch(ended.ticket, "plan") is None
+    assert await jobs.progress(ended.ticket) == {}
+    listed, _ = await jobs.newest(tenant)
+    assert [job.id for job in listed] == [running.id]
