@@ -12,6 +12,7 @@ from pydantic import Field
 from functions.activities import Context, StepFailed, activity, call, given
 from functions.http import Call, Model, accepted, route
 from functions.jobs import job_id_for, start_job
+from functions.maintenance import refuse_limited
 from functions.services import services
 from shared.errors import InvalidRequest
 from shared.identity import Role
@@ -44,6 +45,7 @@ async def post_erasure(call: Call) -> Response:
     """Remove all that is held of a user or from a source, for good; the receipt's nonce is in a header."""
     from shared.knowledge.erasure import Subject
 
+    refuse_limited(call.principal)
     body = await call.json(ErasureBody)
     if (body.user is None) == (body.source is None):
         raise InvalidRequest("Give either 'user' or 'source'.")

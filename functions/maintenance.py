@@ -16,7 +16,8 @@ from functions.activities import Context, StepFailed, activity, call, given
 from functions.http import Call, Client, accepted, route
 from functions.jobs import checked_against_orchestration, job_id_for, start_job
 from functions.services import services
-from shared.identity import Role
+from shared.errors import Forbidden
+from shared.identity import Principal, Role
 from shared.jobs import Ticket, derived_id
 
 log = logging.getLogger("groundwork.maintenance")
@@ -35,9 +36,16 @@ _FINISHED = (
 )
 
 
+def refuse_limited(principal: Principal) -> None:
+    """Raise `Forbidden` where a key for some collections asks for something that goes through all of them."""
+    if principal.collections is not None:
+        raise Forbidden("This needs a key for all collections.")
+
+
 @route(blueprint, "POST", "/api/reconciliations", role=Role.OPERATOR, durable=True, statuses=(202,))
 async def post_reconciliation(call: Call) -> Response:
     """Compare the tenant's records, index and blobs; mend what is safe to mend and report the rest."""
+    refuse_limited(call.principal)
     job = await services().reconciliation.accept(
         call.principal.tenant, job_id=job_id_for(call), owner=call.principal.user
     )

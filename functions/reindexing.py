@@ -141,6 +141,7 @@ async def roll_back_collection(call: Call) -> Response:
 )
 async def retire_layout(call: Call) -> Response:
     """Give up a kept layout before its time; its chunks are removed a little later."""
+    await services().collections.get(call.principal.tenant, call.path("collection"))
     number = call.path("layout")
     if not (number.isascii() and number.isdigit() and len(number) < 10):
         raise NotFound("layout", number)
