@@ -11,11 +11,12 @@ import azure.durable_functions as df
 from azurefunctions.extensions.http.fastapi import JSONResponse, Response
 from pydantic import Field
 
-from functions.http import Call, Model, ended_by_error, event_stream, route, sse
+from functions.http import CACHE_STATUS, Call, Model, ended_by_error, event_stream, route, sse
 from functions.later import Asked, preferred_wait, respond, writes
 from functions.search import passage_document
 from functions.services import services
 from shared.errors import Hidden
+from shared.inferencing.caching import CacheMode
 
 blueprint = df.Blueprint()
 
@@ -37,12 +38,14 @@ class ChatBody(Model):
     model: str = Field("chat", max_length=64)
     max_tokens: int | None = Field(None, ge=1, le=32_768)
     stream: bool = False
+    cache: CacheMode = CacheMode.EXACT
 
 
 @route(blueprint, "POST", "/api/chat", durable=True, body=ChatBody, statuses=(200, 202))
 async def chat(call: Call) -> Response:
     """Answer a question from documents: JSON, a stream of events, or a job with Prefer: respond-async."""
     body = await call.json(ChatBody)
+    body = body.model_copy(update={"cache": call.cache_mode(body.cache)})
     request = _request(body)
     for collection in body.collections:
         if not call.principal.reaches(collection):
@@ -57,7 +60,7 @@ async def chat(call: Call) -> Response:
     if body.stream:
         return event_stream(ended_by_error(call, _events(call, request)))
     answer = await call.while_connected(services().answers.answer(call.principal, request))
-    return JSONResponse(answer.to_dict())
+    return JSONResponse(answer.to_dict(), headers={"Cache-Status": CACHE_STATUS[answer.cache]})
 
 
 def _request(body: ChatBody) -> Any:
@@ -71,6 +74,7 @@ def _request(body: ChatBody) -> Any:
         filter=None if body.filter is None else parse_filter(body.filter),
         model=body.model,
         max_tokens=body.max_tokens,
+        cache=body.cache.policy,
     )
 
 

@@ -39,6 +39,7 @@ from shared.errors import (
     Unauthenticated,
 )
 from shared.identity import Principal, Role
+from shared.inferencing.caching import CacheMode
 from shared.jobs import POLL_SECONDS, Job, status_document
 
 if TYPE_CHECKING:
@@ -153,6 +154,17 @@ class Call:
             if not working.done():
                 working.cancel()
                 await asyncio.gather(working, return_exceptions=True)
+
+    def cache_mode(self, wanted: CacheMode = CacheMode.EXACT) -> CacheMode:
+        """``wanted``, under the request's Cache-Control: ``no-store`` leaves caches out, ``no-cache`` has
+        everything made anew and kept (RFC 9111, 5.2.1)."""
+        header = self.request.headers.get("cache-control", "").lower()
+        directives = {directive.strip() for directive in header.split(",")}
+        if "no-store" in directives:
+            return CacheMode.OFF
+        if "no-cache" in directives and wanted is not CacheMode.OFF:
+            return CacheMode.REFRESH
+        return wanted
 
     @property
     def base_url(self) -> str:
@@ -369,6 +381,15 @@ def accepted(call: Call, job: Job) -> Response:
         status_code=202,
         headers={"Location": document["links"]["self"], "Retry-After": str(POLL_SECONDS)},
     )
+
+
+# RFC 9211: what a cache did with a request, by the words that an answer uses for it.
+CACHE_STATUS = {
+    "off": "groundwork; fwd=bypass",
+    "miss": "groundwork; fwd=miss",
+    "exact": "groundwork; hit",
+    "semantic": 'groundwork; hit; detail="semantic"',
+}
 
 
 def sse(event: str, data: Mapping[str, Any]) -> bytes:

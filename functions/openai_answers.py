@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import quote
 
 from functions.chat import MAX_MESSAGE_CHARACTERS
+from functions.http import Call
 from functions.services import services
 from shared.errors import Hidden, InvalidName, InvalidParameter, NotFound, PromptTooLong
+from shared.inferencing.caching import CacheMode
 from shared.inferencing.chat import completion_limit
 
 if TYPE_CHECKING:
@@ -48,6 +50,16 @@ async def collection_of(principal: Principal, model: str) -> Any:
         return await services().collections.get(principal.tenant, name)
     except (NotFound, InvalidName):
         raise NotFound("model", model) from None
+
+
+def with_cache_mode(call: Call, model: str, chat: dict[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
+    """``chat`` with what the request's Cache-Control makes of the member ``cache`` of what was ``asked``.
+
+    That member is for answers from documents alone.
+    """
+    if not model.startswith(PREFIX):
+        return chat
+    return {**chat, "cache": call.cache_mode(_cache_mode(asked)).value}
 
 
 async def check(principal: Principal, model: str, body: Mapping[str, Any]) -> None:
@@ -119,9 +131,21 @@ def _request(collection: str, body: Mapping[str, Any]) -> AnswerRequest:
     if body.get("n") not in (None, 1):
         raise InvalidParameter("Answers from documents come one at a time: 'n' must be 1.", parameter="n")
     messages = [_message(message, index) for index, message in enumerate(body["messages"])]
-    request = AnswerRequest((collection,), messages, session=body.get("prompt_cache_key"))
+    request = AnswerRequest(
+        (collection,),
+        messages,
+        session=body.get("prompt_cache_key"),
+        cache=_cache_mode(body).policy,
+    )
     model = services().catalogue.models.get(request.model)
     return request if model is None else replace(request, max_tokens=completion_limit(model, body))
+
+
+def _cache_mode(body: Mapping[str, Any]) -> CacheMode:
+    wanted = body.get("cache", CacheMode.EXACT)
+    if wanted not in tuple(CacheMode):
+        raise InvalidParameter(f"'cache' must be one of {', '.join(CacheMode)}.", parameter="cache")
+    return CacheMode(wanted)
 
 
 def _message(message: Mapping[str, Any], index: int) -> dict[str, str]:
@@ -163,6 +187,7 @@ def _conclusion(answer: Answer, base_url: str) -> dict[str, Any]:
         "citations": [citation.to_dict() for citation in answer.citations],
         "found": answer.found,
         "grounded": answer.grounded,
+        "cache": answer.cache,
     }
 
 

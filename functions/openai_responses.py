@@ -40,7 +40,7 @@ async def responses(call: Call) -> Response:
     asked = validated(ResponsesBody, body)
     name = model_name(call, asked.model)
     body = {**body, "model": name}
-    chat = chat_body(body)
+    chat = answers.with_cache_mode(call, name, chat_body(body), body)
     if asked.background:
         return await _in_background(call, body, chat)
     context = call_context(call.principal, call.correlation_id, OPERATION, asked.prompt_cache_key)

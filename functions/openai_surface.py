@@ -121,6 +121,7 @@ async def chat_completions(call: Call) -> Response:
     body = await read_object(call)
     asked = validated(ChatCompletionBody, body)
     name = model_name(call, asked.model)
+    body = answers.with_cache_mode(call, name, body, body)
     context = call_context(call.principal, call.correlation_id, "chat", asked.prompt_cache_key)
     if job := await for_later(call, "chat_completions", {**body, "model": name}, body, context):
         return job

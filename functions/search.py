@@ -47,6 +47,7 @@ async def search(call: Call) -> Response:
         count=body.count,
         mode=body.mode,
         semantic=body.semantic,
+        cache=call.cache_mode().policy,
     )
     facets = {
         name: [{"value": value.value, "count": value.count} for value in values]
@@ -62,6 +63,7 @@ async def search(call: Call) -> Response:
             "facets": facets,
             "semantic": found.semantic,
             "timings": found.timings,
+            "cached": found.cached,
         }
     )
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from shared.inferencing import CallRecord, Catalogue, Gateway
     from shared.inferencing.admission import Admission
     from shared.inferencing.batches import Batches
+    from shared.inferencing.caching import BoundedCache
     from shared.inferencing.ledger import UsageLedger
     from shared.intelligence.answers import Answers
     from shared.jobs import Jobs
@@ -41,6 +42,12 @@ if TYPE_CHECKING:
     from shared.quotas import Quotas
     from shared.storage import Storage
     from shared.webhooks import Webhooks
+
+
+# Of the memory for caches: an answer holds its passages, a vector is a kilobyte or six.
+ANSWERS_SHARE = 0.4
+PASSAGES_SHARE = 0.3
+VECTORS_SHARE = 0.3
 
 
 class Services:
@@ -299,6 +306,7 @@ class Services:
 
     @cached_property
     def retrieval(self) -> Retrieval:
+        from shared.inferencing.caching import EmbeddingCache
         from shared.knowledge.retrieval import Retrieval
 
         return Retrieval(
@@ -306,13 +314,28 @@ class Services:
             documents=self.documents,
             indexes=self.indexes,
             gateway=self.gateway,
+            found=self._cache(PASSAGES_SHARE),
+            vectors=EmbeddingCache(self._cache(VECTORS_SHARE), self.usage.count),
+            count=self.usage.count,
         )
 
     @cached_property
     def answers(self) -> Answers:
+        from shared.intelligence.answer_cache import AnswerCache
         from shared.intelligence.answers import Answers
 
-        return Answers(retrieval=self.retrieval, gateway=self.gateway)
+        return Answers(
+            retrieval=self.retrieval,
+            gateway=self.gateway,
+            cache=AnswerCache(self._cache(ANSWERS_SHARE)),
+            count=self.usage.count,
+        )
+
+    def _cache(self, share: float) -> BoundedCache[Any]:
+        from shared.inferencing.caching import BoundedCache
+
+        settings = self.settings
+        return BoundedCache(int(settings.cache_bytes * share), settings.cache_seconds)
 
 
 @cache

@@ -63,6 +63,8 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("GROUNDWORK_SHARDS_IN_FLIGHT", "shards of one ingestion or batch that run at a time", "4"),
     Setting("GROUNDWORK_JOB_RETENTION_DAYS", "days that ended jobs and their results are kept", "30"),
     Setting("GROUNDWORK_HISTORY_RETENTION_DAYS", "days that finished orchestrations are kept", "7"),
+    Setting("GROUNDWORK_CACHE_BYTES", "memory of a process for its caches, in bytes", "33554432"),
+    Setting("GROUNDWORK_CACHE_SECONDS", "how long these are kept; 0 keeps none", "3600"),
     Setting("GROUNDWORK_LIMITS", "limits, name=value, unless a tenant has its own", LIMITS),
 )
 
@@ -110,6 +112,8 @@ class Settings:
     shards_in_flight: int
     job_retention_days: int
     history_retention_days: int
+    cache_bytes: int
+    cache_seconds: int
     limits: Limits
     environment: Mapping[str, str] = field(repr=False)
 
@@ -152,6 +156,8 @@ class Settings:
             shards_in_flight=reader.integer("GROUNDWORK_SHARDS_IN_FLIGHT", 1, 64),
             job_retention_days=reader.integer("GROUNDWORK_JOB_RETENTION_DAYS", 1, 3650),
             history_retention_days=reader.integer("GROUNDWORK_HISTORY_RETENTION_DAYS", 1, 3650),
+            cache_bytes=reader.integer("GROUNDWORK_CACHE_BYTES", 0, 1 << 33),
+            cache_seconds=reader.integer("GROUNDWORK_CACHE_SECONDS", 0, 30 * 86_400),
             limits=reader.limits("GROUNDWORK_LIMITS"),
             environment=dict(environment),
         )

@@ -143,6 +143,8 @@ resource settings 'Microsoft.Web/sites/config@2024-04-01' = {
     GROUNDWORK_SHARDS_IN_FLIGHT: '4'
     GROUNDWORK_JOB_RETENTION_DAYS: '30'
     GROUNDWORK_HISTORY_RETENTION_DAYS: '7'
+    GROUNDWORK_CACHE_BYTES: '33554432'
+    GROUNDWORK_CACHE_SECONDS: '3600'
     // Of model calls, where the platform has granted a tenant no others: docs/usage-and-limits.md.
     GROUNDWORK_LIMITS: 'user_requests_per_minute=12000,user_tokens_per_minute=20000000,tenant_requests_per_minute=60000,tenant_tokens_per_minute=100000000'
   }

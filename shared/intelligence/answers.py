@@ -7,19 +7,22 @@ import time
 import uuid
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from shared.errors import GroundworkError, InvalidParameter, NotFound
+from shared.inferencing.caching import CachePolicy, Count, count_lookups, digest
 from shared.inferencing.calls import CallContext, JobAccount, Usage
 from shared.intelligence import conversations, prompts, quoting, synthesis
+from shared.intelligence.answer_cache import AnswerCache, Held
 from shared.intelligence.citations import Citation, cite, unfaithful_quotes
 from shared.intelligence.evidence import Question
-from shared.knowledge.retrieval import embed_beginnings
+from shared.intelligence.wording import Wording
 
 if TYPE_CHECKING:
     from shared.identity import Principal
     from shared.inferencing import Gateway, Model
+    from shared.knowledge.corpus import Corpus
     from shared.knowledge.index import Filter
     from shared.knowledge.retrieval import Found, Passage, Retrieval
 
@@ -29,8 +32,10 @@ NOT_FOUND_TEXT = "Not found in the documents."
 DEFAULT_TOP = 8
 # More passages than this neither fit a prompt nor are they looked through for quotes.
 TOP_MAX = 50
+USUAL = CachePolicy()
 
 Strategy = Literal["quoting", "synthesis"]
+CacheOutcome = Literal["off", "miss", "exact", "semantic"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +55,7 @@ class AnswerRequest:
     deadline: float | None = None
     session: str | None = None
     job: JobAccount | None = None
+    cache: CachePolicy = USUAL
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +63,9 @@ class Answer:
     """An answer and what it rests on. ``timings`` are milliseconds: retrieve, generate, first_token, total.
 
     ``found`` is False where the documents do not answer. ``grounded`` is False where a model's answer cites
-    nothing that was retrieved, or puts words into quotation marks that stand in no passage.
+    nothing that was retrieved, or puts words into quotation marks that stand in no passage. ``cache`` says
+    whether it was given before: to the same request, or to another wording of the question; then ``usage``
+    is what it cost this time.
     """
 
     id: str
@@ -70,6 +78,7 @@ class Answer:
     prompt_version: str
     usage: Usage
     timings: Mapping[str, float] = field(default_factory=dict)
+    cache: CacheOutcome = "off"
 
     def to_dict(self) -> dict[str, Any]:
         """The answer as the API shows it."""
@@ -88,6 +97,7 @@ class Answer:
                 "cached_tokens": self.usage.cached_tokens,
                 "estimated": self.usage.estimated,
             },
+            "cache": self.cache,
             "timings_ms": {name: round(value, 1) for name, value in self.timings.items()},
         }
 
@@ -125,18 +135,69 @@ class _Told:
     usage: Usage = field(default_factory=Usage)
 
 
+@dataclass(slots=True)
+class _Plan:
+    """How one request is to be answered; ``found`` is filled in while that is done."""
+
+    principal: Principal
+    request: AnswerRequest
+    model: Model
+    conversation: conversations.Conversation
+    strategy: Strategy
+    version: str
+    call: CallContext
+    found: Found | None = None
+
+    @property
+    def question(self) -> str:
+        return conversations.standalone(self.conversation)
+
+    @property
+    def passages(self) -> tuple[Passage, ...]:
+        return self.found.passages if self.found else ()
+
+    def keys(self, corpus: Corpus) -> tuple[bytes, bytes]:
+        """The key of the answer in the cache, and that of everything but its conversation."""
+        request, model = self.request, self.model
+        context = digest(
+            corpus.fingerprint,
+            (self.strategy, self.version),
+            (model.name, model.version),
+            (request.top, request.filter, request.max_tokens),
+        )
+        turns = [(turn["role"], turn["content"]) for turn in self.conversation]
+        return digest(context, turns), context
+
+    def wording(self) -> Wording | None:
+        """The question for those who ask it in other words; None where it leans on a conversation."""
+        if self.found is None or not self.found.vectors or len(self.conversation) != 1:
+            return None
+        return Wording.read(self.question, next(iter(self.found.vectors.values())))
+
+
 class Answers:
     """Answers questions from the documents that the caller may read."""
 
-    def __init__(self, *, retrieval: Retrieval, gateway: Gateway) -> None:
+    def __init__(
+        self,
+        *,
+        retrieval: Retrieval,
+        gateway: Gateway,
+        cache: AnswerCache | None = None,
+        count: Count | None = None,
+    ) -> None:
+        """``count`` is told how often ``cache`` had the answer."""
         self._retrieval = retrieval
         self._gateway = gateway
+        self._cache = cache
+        self._count = count
 
     async def answer(self, principal: Principal, request: AnswerRequest) -> Answer:
         """The final answer; raises what `stream` raises."""
-        async for event in self.stream(principal, request):
-            if isinstance(event, Final):
-                return event.answer
+        async with aclosing(self.stream(principal, request)) as events:
+            async for event in events:
+                if isinstance(event, Final):
+                    return event.answer
         raise AssertionError("a stream of an answer ends with it")
 
     async def stream(self, principal: Principal, request: AnswerRequest) -> AsyncGenerator[AnswerEvent, None]:
@@ -146,6 +207,37 @@ class Answers:
         raise; `StreamInterrupted` where a model breaks off after its first words. Closing the generator
         closes the connection to the model: nothing more is spent.
         """
+        plan = self._plan(principal, request)
+        started = time.perf_counter()
+        corpus = await self._retrieval.corpus(principal, request.collections, request.cache)
+        if self._cache is None or corpus.fingerprint is None:
+            async with aclosing(self._made(plan, corpus)) as events:
+                async for event in events:
+                    yield event
+            return
+        key, context = plan.keys(corpus)
+        if request.cache.reads:
+            held, how = await self._known(plan, corpus, key, context)
+            model = plan.model
+            hit = held is not None
+            count_lookups(self._count, plan.call, model.name, model.version, "answer", hit, not hit)
+            if held is not None:
+                yield Sources(held.passages)
+                yield Delta(held.answer.text)
+                yield Final(_again(held.answer, how, time.perf_counter() - started))
+                return
+        async with self._cache.making(key) as flight, aclosing(self._made(plan, corpus)) as events:
+            async for event in events:
+                if isinstance(event, Final):
+                    event = Final(replace(event.answer, cache="miss"))
+                    held = Held(event.answer, plan.passages, plan.wording())
+                    flight.lands_with(held)
+                    # What is not grounded is better tried again than given twice.
+                    if request.cache.writes and corpus.settled and event.answer.grounded:
+                        self._cache.keep(key, context, held)
+                yield event
+
+    def _plan(self, principal: Principal, request: AnswerRequest) -> _Plan:
         model = self._model(request.model)
         conversation = conversations.checked(request.messages)
         if not 1 <= request.top <= TOP_MAX:
@@ -161,24 +253,45 @@ class Answers:
             session=request.session,
             job=request.job,
         )
+        return _Plan(principal, request, model, conversation, strategy, version, call)
+
+    async def _known(
+        self, plan: _Plan, corpus: Corpus, key: bytes, context: bytes
+    ) -> tuple[Held | None, CacheOutcome]:
+        """The answer that was given before, or is being given now, to this question."""
+        assert self._cache is not None
+        held = self._cache.find(key) or await self._cache.in_flight(key)
+        if held is not None or not (plan.request.cache.semantic and len(plan.conversation) == 1):
+            return held, "exact"
+        model = next(iter(corpus.by_model))
+        embedded = await self._retrieval.embed(
+            model, [plan.question], call=replace(plan.call, purpose="query"), cache=plan.request.cache
+        )
+        return self._cache.find_like(context, Wording.read(plan.question, embedded.vectors[0])), "semantic"
+
+    async def _made(self, plan: _Plan, corpus: Corpus) -> AsyncGenerator[AnswerEvent, None]:
+        """The events of an answer that is made now."""
+        request, call = plan.request, plan.call
         started = time.perf_counter()
-        found = await self._retrieval.search(
-            principal,
+        found = plan.found = await self._retrieval.search(
+            plan.principal,
             request.collections,
-            conversations.standalone(conversation),
+            plan.question,
             top=request.top,
             filter=request.filter,
             deadline=request.deadline,
             job=request.job,
+            cache=request.cache,
+            corpus=corpus,
         )
         retrieved = time.perf_counter()
         yield Sources(found.passages)
         told = _Told(usage=found.usage)
         first: float | None = None
-        if strategy == "synthesis":
-            pieces = self._synthesise(model, request, conversation, found, call, told)
+        if plan.strategy == "synthesis":
+            pieces = self._synthesise(plan.model, request, plan.conversation, found, call, told)
         else:
-            pieces = self._quote(conversation, found, call, told)
+            pieces = self._quote(plan, found, told)
         async with aclosing(pieces):
             async for piece in pieces:
                 first = first or time.perf_counter()
@@ -192,14 +305,14 @@ class Answers:
         }
         yield Final(
             Answer(
-                id=f"ans_{uuid.uuid4().hex}",
+                id=_new_id(),
                 text=told.text,
                 found=told.found,
                 grounded=told.grounded,
                 citations=told.citations,
-                strategy=strategy,
-                model=model.name,
-                prompt_version=version,
+                strategy=plan.strategy,
+                model=plan.model.name,
+                prompt_version=plan.version,
                 usage=told.usage,
                 timings=timings,
             )
@@ -213,21 +326,19 @@ class Answers:
             raise InvalidParameter(f"The model {name!r} does not chat.", parameter="model")
         return model
 
-    async def _quote(
-        self, conversation: conversations.Conversation, found: Found, call: CallContext, told: _Told
-    ) -> AsyncGenerator[str, None]:
-        asked = conversations.standalone(conversation)
+    async def _quote(self, plan: _Plan, found: Found, told: _Told) -> AsyncGenerator[str, None]:
+        asked = plan.question
         candidates = quoting.candidates(Question.read(asked), found.passages)
         quotes: list[quoting.Quote] = []
         if candidates and found.vectors:
             model, vector = next(iter(found.vectors.items()))
             texts = [candidate.text for candidate in candidates]
-            embedded = await embed_beginnings(self._gateway, model, texts, call=call)
+            embedded = await self._retrieval.embed(model, texts, call=plan.call, cache=plan.request.cache)
             told.usage += embedded.usage
             similarities = [quoting.cosine(vector, other) for other in embedded.vectors]
             quotes = quoting.scored(candidates, similarities)
             if quoting.answers(quotes):
-                quotes = quoting.chosen(await self._reranked(asked, quotes, call, told))
+                quotes = quoting.chosen(await self._reranked(asked, quotes, plan.call, told))
             else:
                 quotes = []
         told.found = bool(quotes)
@@ -302,3 +413,13 @@ class Answers:
         told.citations = tuple(cite(number, passages[number - 1]) for number in checked.cited)
         texts = [passage.chunk.text for passage in passages]
         told.grounded = bool(told.citations) and not unfaithful_quotes(told.text, texts)
+
+
+def _again(answer: Answer, how: CacheOutcome, seconds: float) -> Answer:
+    """An answer that is given once more: nothing was spent, and hardly any time."""
+    timings = {"retrieve": 0.0, "generate": 0.0, "first_token": seconds * 1e3, "total": seconds * 1e3}
+    return replace(answer, id=_new_id(), usage=Usage(), timings=timings, cache=how)
+
+
+def _new_id() -> str:
+    return f"ans_{uuid.uuid4().hex}"

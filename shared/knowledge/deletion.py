@@ -135,6 +135,7 @@ class Deletion:
         await self._documents.release(tenant, freed)
         for index in await self._indexes.all_of(collection):
             await index.delete_collection(tenant, name)
+        await self._documents.forget_stamp(tenant, name)
         await self._content.remove_collection(tenant, name)
         await self._golden.remove(tenant, name)
         await self._collections.remove(tenant, name)

@@ -8,6 +8,7 @@ that finds its document taken over by a newer one has been superseded and change
 from __future__ import annotations
 
 import json
+import secrets
 import time
 import unicodedata
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
@@ -19,7 +20,7 @@ from shared.errors import Conflict, InvalidName, NotFound
 from shared.jobs import iso
 from shared.knowledge.index.protocol import document_key
 from shared.quotas import Usage
-from shared.storage import FILTER_ROWS, TRANSACTION_ENTITIES, Changed
+from shared.storage import FILTER_ROWS, TRANSACTION_ENTITIES, WHATEVER, Changed
 
 if TYPE_CHECKING:
     from shared.quotas import Quotas
@@ -35,6 +36,9 @@ WRITE_TRIES = 10
 PAGE_DOCUMENTS = 100
 # One page of a table; the 95th percentile has ten documents above it.
 FRESHNESS_SAMPLE = 200
+# Lies beside the records of its collection, before the first of their keys.
+STAMP_KEY = "!content"
+FIRST_KEY = "0"
 
 
 class DocumentState(StrEnum):
@@ -257,6 +261,30 @@ class Hold:
     left: Usage = field(default_factory=Usage)
 
 
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """The state of a collection's content. ``changed`` is the time of the last change, by its writer's clock.
+
+    ``own_lists`` says that documents have had access lists of their own, beside the collection's.
+    """
+
+    value: str
+    changed: float
+    own_lists: bool
+
+
+def _stamp_row(tenant: str, collection: str, records: Sequence[Document]) -> Row:
+    row: Row = {
+        "PartitionKey": f"{tenant}:{collection}",
+        "RowKey": STAMP_KEY,
+        "stamp": secrets.token_hex(12),
+        "changed": time.time(),
+    }
+    if any(record.upload.readers is not None for record in records):
+        row["own_lists"] = True  # it stays, since what is not set is not changed
+    return row
+
+
 class Documents:
     """The records of all documents."""
 
@@ -312,8 +340,22 @@ class Documents:
 
     async def every(self, tenant: str, collection: str, *, after: str = "") -> AsyncIterator[Document]:
         """All records of a collection, deleted ones too."""
-        async for row in self._storage.query_rows(TABLE, f"{tenant}:{collection}", first=after):
+        async for row in self._storage.query_rows(TABLE, f"{tenant}:{collection}", first=after or FIRST_KEY):
             yield Document.from_row(row)
+
+    async def stamp(self, tenant: str, collection: str) -> Stamp:
+        """What the content is now: another stamp after every change of what may be found.
+
+        Whoever read it before it looked at records and index knows what its findings belong to.
+        """
+        row = await self._storage.get_row(TABLE, f"{tenant}:{collection}", STAMP_KEY)
+        if row is None:
+            return Stamp("", 0.0, False)
+        return Stamp(row["stamp"], row["changed"], row.get("own_lists", False))
+
+    async def forget_stamp(self, tenant: str, collection: str) -> None:
+        """Remove the stamp of a collection that is removed itself."""
+        await self._storage.delete_row(TABLE, f"{tenant}:{collection}", STAMP_KEY)
 
     async def hold(
         self, tenant: str, uploads: Sequence[Upload], records: Mapping[str, Document], job: str
@@ -432,8 +474,9 @@ class Documents:
 
         Each record is written only if it is still as it was read; otherwise it is read and changed anew.
         ``known`` are the records as the caller has read them, or believes them to be: the first try takes
-        its word. ``meanwhile`` is awaited after each reading, before the changes. Gives the records as they
-        are afterwards. What the tenant has more of by then is taken from ``hold``, or counted.
+        its word. ``meanwhile`` is awaited after each reading, before the changes. The content's
+        stamp changes with them, in the same transactions. What the tenant has more of by then is taken from
+        ``hold``, or counted. Gives the records as they are afterwards.
         """
         after: dict[str, Document] = {}
         pending = dict(values)
@@ -451,11 +494,12 @@ class Documents:
                 del pending[document]
                 if document in records:
                     after[document] = records[document]
-            for start in range(0, len(writes), TRANSACTION_ENTITIES):
-                batch = writes[start : start + TRANSACTION_ENTITIES]
+            for start in range(0, len(writes), TRANSACTION_ENTITIES - 1):
+                batch = writes[start : start + TRANSACTION_ENTITIES - 1]
+                rows = [(record.to_row(), record.etag or None) for record in batch]
                 try:
                     await self._storage.swap_rows(
-                        TABLE, [(record.to_row(), record.etag or None) for record in batch]
+                        TABLE, [*rows, (_stamp_row(tenant, collection, batch), WHATEVER)]
                     )
                 except Changed:
                     continue

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from shared.knowledge.collections import Collection
 
 EMBEDDED_SCHEME = "embedded:"
+# Azure AI Search makes an upload searchable within seconds, without saying when.
+SERVICE_LAG_SECONDS = 30.0
 
 
 class Indexes:
@@ -28,6 +30,11 @@ class Indexes:
         self._credential = credential
         self._open: dict[str, SearchIndex] = {}
         self._opening = asyncio.Lock()
+
+    @property
+    def lag_seconds(self) -> float:
+        """How long after an upload a search may still miss it."""
+        return 0.0 if self._target.startswith(EMBEDDED_SCHEME) else SERVICE_LAG_SECONDS
 
     async def of(self, model: str) -> SearchIndex:
         """The index of an embedding model; raises `InvalidParameter` where there is no such model."""

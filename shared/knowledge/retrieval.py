@@ -11,19 +11,28 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
-from shared.errors import Hidden, InvalidParameter, PromptTooLong
-from shared.inferencing.calls import CallContext, JobAccount, Usage
+from shared.errors import InvalidParameter, PromptTooLong
+from shared.inferencing.caching import (
+    BoundedCache,
+    CachePolicy,
+    Count,
+    EmbeddingCache,
+    count_lookups,
+    digest,
+)
+from shared.inferencing.calls import CallContext, Embedded, JobAccount, Usage
 from shared.knowledge import reranking
+from shared.knowledge.corpus import Corpus, open_corpus
 from shared.knowledge.index.protocol import MAX_TOP, FacetValue, SearchRequest
 
 if TYPE_CHECKING:
     from shared.identity import Principal
-    from shared.inferencing import Embedded, Gateway
-    from shared.knowledge.collections import Collection, Collections
+    from shared.inferencing import Gateway
+    from shared.knowledge.collections import Collections
     from shared.knowledge.documents import Document, Documents
     from shared.knowledge.index import Filter, Hit, IndexedChunk
     from shared.knowledge.indexes import Indexes
@@ -37,6 +46,10 @@ SPARE_CHUNKS = 8
 SEARCHES_MAX = 4
 # Tokens are not spread evenly over a text that is cut by characters.
 CUT_MARGIN = 0.05
+USUAL = CachePolicy()
+# A character of a text in Python's memory, on average, and what a passage holds besides its texts.
+CHARACTER_BYTES = 1.5
+PASSAGE_BYTES = 1500
 # k of reciprocal rank fusion: Cormack, Clarke, Büttcher, "Reciprocal Rank Fusion" (2009).
 RRF_K = 60
 
@@ -70,6 +83,7 @@ class Found:
     vectors: Mapping[str, Sequence[float]] = field(default_factory=dict)
     usage: Usage = field(default_factory=Usage)
     timings: Mapping[str, float] = field(default_factory=dict)
+    cached: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,12 +100,24 @@ class Retrieval:
     """Searches the collections of a tenant."""
 
     def __init__(
-        self, *, collections: Collections, documents: Documents, indexes: Indexes, gateway: Gateway
+        self,
+        *,
+        collections: Collections,
+        documents: Documents,
+        indexes: Indexes,
+        gateway: Gateway,
+        found: BoundedCache[Found] | None = None,
+        vectors: EmbeddingCache | None = None,
+        count: Count | None = None,
     ) -> None:
+        """``found`` and ``vectors`` are caches; ``count`` is told how often they had what was looked up."""
         self._collections = collections
         self._documents = documents
         self._indexes = indexes
         self._gateway = gateway
+        self._found = found
+        self._vectors = vectors
+        self._count = count
 
     async def search(
         self,
@@ -108,6 +134,8 @@ class Retrieval:
         semantic: bool = False,
         deadline: float | None = None,
         job: JobAccount | None = None,
+        cache: CachePolicy = USUAL,
+        corpus: Corpus | None = None,
         layouts: Mapping[str, Layout] | None = None,
     ) -> Found:
         """The passages ranked from ``skip`` on, at most ``top``; a blank query lists chunks unranked.
@@ -117,7 +145,7 @@ class Retrieval:
         ``semantic`` asks for the index's semantic ranker, or for the catalogue's re-ranker where it has none.
         Raises `NotFound` for a collection that the caller's tenant does not have, `InvalidParameter`,
         `InvalidFilter`, and what the gateway and the index raise: a search that asks for vectors and cannot
-        have them fails.
+        have them fails. ``corpus`` is that of these collections, where the caller has it.
         """
         wanted = skip + top
         semantic = semantic and mode != "vector" and bool(query.strip())
@@ -125,18 +153,29 @@ class Retrieval:
             raise InvalidParameter(f"skip and top must add up to 0 to {MAX_TOP}.", parameter="top")
         if mode not in ("hybrid", "keyword", "vector"):
             raise InvalidParameter("mode must be 'hybrid', 'keyword' or 'vector'.", parameter="mode")
-        by_model = await self._by_embedding_model(principal, collections, layouts or {})
-        readers_of = {
-            collection.name: collection.readers for members in by_model.values() for collection, _ in members
-        }
-        started = time.perf_counter()
-        vectors: Mapping[str, Sequence[float]] = {}
-        usage = Usage()
         call = CallContext(
             tenant=principal.tenant, user=principal.user, purpose="query", deadline=deadline, job=job
         )
+        started = time.perf_counter()
+        if corpus is None:
+            corpus = await self.corpus(principal, collections, cache, layouts)
+        by_model = corpus.by_model
+        key = None
+        # Counts and facets are the index's own, which tidies up after a change without changing the stamp.
+        if self._found is not None and corpus.fingerprint is not None and not (count or facets):
+            key = digest(corpus.fingerprint, query, top, skip, filter, tuple(facets), count, mode, semantic)
+            known = self._found.get(key) if cache.reads else None
+            self._count_lookup(call, by_model, known is not None)
+            if known is not None:
+                elapsed = (time.perf_counter() - started) * 1e3
+                return replace(known, usage=Usage(), timings={"embed": 0.0, "search": elapsed}, cached=True)
+        readers_of = {
+            collection.name: collection.readers for members in by_model.values() for collection, _ in members
+        }
+        vectors: Mapping[str, Sequence[float]] = {}
+        usage = Usage()
         if query.strip() and mode != "keyword":
-            vectors, usage = await self._embed(list(by_model), query, call)
+            vectors, usage = await self._embed(list(by_model), query, call, cache)
         embedded = time.perf_counter()
         request = SearchRequest(
             tenant=principal.tenant,
@@ -179,7 +218,7 @@ class Retrieval:
             if better is not None:
                 passages, cost = better
                 usage, ranked = usage + cost, True
-        return Found(
+        result = Found(
             passages=tuple(passages[skip:wanted]),
             count=sum(answer.count or 0 for answer in answers) if count else None,
             facets=_merged_facets([answer.facets for answer in answers]),
@@ -192,32 +231,67 @@ class Retrieval:
                 "rerank": (time.perf_counter() - searched) * 1e3,
             },
         )
+        # A search that had to do without its re-ranker is better tried again.
+        complete = ranked or not semantic
+        if key is not None and self._found is not None and cache.writes and corpus.settled and complete:
+            self._found.put(key, result, _size(result))
+        return result
 
-    async def _by_embedding_model(
-        self, principal: Principal, names: Sequence[str], layouts: Mapping[str, Layout]
-    ) -> dict[str, list[tuple[Collection, Layout]]]:
-        if not names:
-            raise InvalidParameter("Name at least one collection.", parameter="collections")
-        for name in names:
-            if not principal.reaches(name):
-                raise Hidden("collection", name)
-        found = await asyncio.gather(
-            *(self._collections.get(principal.tenant, name) for name in dict.fromkeys(names))
+    async def corpus(
+        self,
+        principal: Principal,
+        collections: Sequence[str],
+        cache: CachePolicy = USUAL,
+        layouts: Mapping[str, Layout] | None = None,
+    ) -> Corpus:
+        """What the caller may find in ``collections`` now; raises `NotFound` and `InvalidParameter`.
+
+        A layout that is not serving has no fingerprint: it is still being built.
+        """
+        return await open_corpus(
+            principal,
+            collections,
+            collections=self._collections,
+            documents=self._documents,
+            indexes=self._indexes,
+            catalogue=self._gateway.catalogue,
+            layouts=layouts or {},
+            fingerprint=self._found is not None and not layouts and (cache.reads or cache.writes),
         )
-        by_model: dict[str, list[tuple[Collection, Layout]]] = {}
-        for collection in found:
-            layout = layouts.get(collection.name) or collection.serving
-            by_model.setdefault(layout.embedding_model, []).append((collection, layout))
-        return by_model
+
+    async def embed(
+        self, model: str, texts: Sequence[str], *, call: CallContext, cache: CachePolicy = USUAL
+    ) -> Embedded:
+        """A vector for each text, or for its beginning; those that are known cost no call."""
+        entry = self._gateway.catalogue.models.get(model)
+        if self._vectors is None or entry is None or not (cache.reads or cache.writes):
+            return await embed_beginnings(self._gateway, model, texts, call=call)
+        known = self._vectors.find(call, entry, texts) if cache.reads else {}
+        missing = list(dict.fromkeys(text for text in texts if text not in known))
+        if not missing:
+            return Embedded([known[text] for text in texts], Usage())
+        embedded = await embed_beginnings(self._gateway, model, missing, call=call)
+        fresh = dict(zip(missing, embedded.vectors, strict=True))
+        if cache.writes:
+            for text, vector in fresh.items():
+                self._vectors.keep(call, entry, text, vector)
+        return Embedded([fresh.get(text) or known[text] for text in texts], embedded.usage)
 
     async def _embed(
-        self, models: Sequence[str], query: str, call: CallContext
+        self, models: Sequence[str], query: str, call: CallContext, cache: CachePolicy
     ) -> tuple[Mapping[str, Sequence[float]], Usage]:
         embedded = await asyncio.gather(
-            *(embed_beginnings(self._gateway, model, [query], call=call) for model in models)
+            *(self.embed(model, [query], call=call, cache=cache) for model in models)
         )
         vectors = {model: one.vectors[0] for model, one in zip(models, embedded, strict=True)}
         return vectors, sum((one.usage for one in embedded), Usage())
+
+    def _count_lookup(self, call: CallContext, models: Iterable[str], hit: bool) -> None:
+        for name in models:
+            entry = self._gateway.catalogue.models.get(name)
+            version = entry.version if entry else ""
+            count_lookups(self._count, call, name, version, "retrieval", int(hit), int(not hit))
+            return  # a search is one lookup, however many models it would have asked
 
     async def _visible(
         self, model: str, request: SearchRequest, wanted: int, readers_of: Mapping[str, Sequence[str]]
@@ -258,6 +332,14 @@ class Retrieval:
             for name, records in zip(documents, found, strict=True)
             for document, record in records.items()
         }
+
+
+def _size(found: Found) -> int:
+    """About what a result takes in memory."""
+    texts = sum(len(passage.chunk.text) + len(passage.caption or "") for passage in found.passages)
+    vectors = sum(len(vector) * 4 for vector in found.vectors.values())
+    facets = sum(len(values) for values in found.facets.values()) * 100
+    return int(texts * CHARACTER_BYTES) + len(found.passages) * PASSAGE_BYTES + vectors + facets
 
 
 async def embed_beginnings(

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from laptop.stack import ACCOUNT_KEY
 from shared.config import StorageSettings
+from shared.knowledge.documents import FIRST_KEY
 from shared.storage import JOBS, PARSED, RAW, Storage, open_storage
 
 T = TypeVar("T")
@@ -132,7 +133,7 @@ class Tenant:
             held["documents"] = [
                 f"{row['id']} {row['version']} {row['state']}"
                 for name in held["table collections"]
-                async for row in storage.query_rows("documents", f"{self.name}:{name}")
+                async for row in storage.query_rows("documents", f"{self.name}:{name}", first=FIRST_KEY)
             ]
             return held
 

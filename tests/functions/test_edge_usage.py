@@ -105,3 +105,30 @@ def test_a_jobs_status_says_what_it_has_cost(tenant: Tenant) -> None:
     collection = tenant.collection()
     job = tenant.put(collection, "a.txt", "The Heron carries forty tonnes.")
     assert tenant.call("GET", f"/api/jobs/{job['id']}").json["estimated_cost"] == 0.0
+
+
+def test_an_answer_tells_whether_it_was_given_before_and_a_request_may_refuse_that(tenant: Tenant) -> None:
+    collection = tenant.collection()
+    tenant.put(collection, "heron.txt", "The Heron carries forty tonnes.")
+    messages = [{"role": "user", "content": "What does the Heron carry?"}]
+    body = {"collections": [collection], "messages": messages}
+
+    def ask(**headers: str) -> tuple[str, str]:
+        answer = tenant.call("POST", "/api/chat", body, headers=headers)
+        assert answer.status == 200, answer.body
+        return answer.json["cache"], answer.headers["cache-status"]
+
+    assert ask() == ("miss", "groundwork; fwd=miss")
+    assert ask() == ("exact", "groundwork; hit")
+    assert ask(**{"Cache-Control": "no-store"}) == ("off", "groundwork; fwd=bypass")
+    assert ask(**{"Cache-Control": "no-cache"}) == ("miss", "groundwork; fwd=miss")
+    rag = {"model": f"rag:{collection}", "messages": messages}
+    message = tenant.call("POST", "/v1/chat/completions", rag).json["choices"][0]["message"]
+    assert message["cache"] == "exact"
+    refused = tenant.call("POST", "/v1/chat/completions", rag, headers={"Cache-Control": "no-store"})
+    assert refused.json["choices"][0]["message"]["cache"] == "off"
+    assert tenant.call("POST", "/v1/chat/completions", {**rag, "cache": "always"}).status == 400
+    assert usage(tenant, "by=purpose")["total"]["answer_hits"] == 2
+    tenant.put(collection, "heron.txt", "The Heron carries fifty tonnes.")
+    changed = tenant.call("POST", "/api/chat", body).json
+    assert (changed["cache"], "fifty" in changed["text"]) == ("miss", True)

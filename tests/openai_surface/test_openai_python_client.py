@@ -150,7 +150,11 @@ def test_an_answer_from_documents_carries_citations(tenant: Tenant, client: open
 def test_a_streamed_answer_from_documents_says_the_same_and_ends_with_citations(client: openai.OpenAI):
     whole = client.chat.completions.create(model="rag:pumps", messages=QUESTION).choices[0].message
     stream = client.chat.completions.create(
-        model="rag:pumps", messages=QUESTION, stream=True, stream_options={"include_usage": True}
+        model="rag:pumps",
+        messages=QUESTION,
+        stream=True,
+        stream_options={"include_usage": True},
+        extra_headers={"Cache-Control": "no-store"},
     )
     *chunks, usage = list[Any](stream)
     assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == whole.content
