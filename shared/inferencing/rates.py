@@ -5,7 +5,7 @@ and of tokens, hold ten seconds' worth: over any span of time a caller is admitt
 in that span and ten seconds' worth beyond, and one last call may overdraw, so that a large one is not
 refused for ever.
 
-The buckets are those of this process; `RateShares` gives it its part of a rate that several processes serve.
+The buckets are those of this process: with several instances a caller may have as many times its rate.
 """
 
 from __future__ import annotations
