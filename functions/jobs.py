@@ -188,7 +188,9 @@ async def retry_job(call: Call) -> Response:
     """Run again what failed or was cancelled, and only that."""
     jobs = services().jobs
     job = await _job(call)
-    if job.kind is Kind.INGESTION and await jobs.fetch(Ticket(job.tenant, job.id), "plan") is None:
+    first = Ticket(job.tenant, job.id)
+    begun = await jobs.fetch(first, "plan") or await jobs.fetch(first, "event")
+    if job.kind is Kind.INGESTION and begun is None:
         raise Conflict("The job was refused before it began: send its document again.")
     job = await jobs.retry(job.tenant, job.id)
     await start_job(call.client, job)

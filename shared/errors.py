@@ -17,6 +17,7 @@
     ├── NotFound                  404  (resource: collection, document, job, …)
     │   └── Hidden                404  it is there, but not for the caller; answered alike
     ├── Conflict                  409
+    │   └── Contended             409  retryable: others are changing the same thing
     ├── PayloadTooLarge           413
     ├── UnsupportedMediaType      415
     ├── DocumentError             422  a document that cannot be read; its reason is the code
@@ -26,6 +27,7 @@
     ├── RateLimited               429  retryable
     ├── Cancelled                 409
     ├── InternalError             500
+    │   └── Poisoned              500  retryable: an event whose tries are used up
     ├── DependencyError           502  retryable: something behind us failed
     │   ├── ModelFailed           502
     │   ├── SourceUnavailable     502  an address that a caller named
@@ -140,6 +142,10 @@ class Conflict(GroundworkError):
     code, title, status = "conflict", "The request conflicts with the present state", 409
 
 
+class Contended(Conflict):
+    code, title, retryable = "contended", "Others are changing the same thing", True
+
+
 class Cancelled(GroundworkError):
     code, title, status = "cancelled", "The job was cancelled", 409
 
@@ -194,6 +200,13 @@ class RateLimited(GroundworkError):
 
 class InternalError(GroundworkError):
     pass
+
+
+class Poisoned(InternalError):
+    code, title, retryable = "poisoned", "All tries of an event are used up", True
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"{what} was tried as often as it may be, and each try failed or ended its host.")
 
 
 class DependencyError(GroundworkError):

@@ -13,6 +13,10 @@ from shared.errors import Forbidden, InvalidName
 NAME_PATTERN = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 
 
+# The tenant of the first administrator: what names no tenant is shown to its operators.
+OPERATORS_TENANT = "default"
+
+
 class Role(StrEnum):
     """What a principal may do within its tenant. ``PLATFORM`` alone may act on other tenants' keys."""
 

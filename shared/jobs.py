@@ -22,7 +22,7 @@ from enum import StrEnum
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from shared.errors import Conflict, InvalidParameter, NotFound
+from shared.errors import Conflict, Contended, InvalidParameter, NotFound
 from shared.quotas import Usage
 from shared.storage import JOBS, Changed
 
@@ -304,11 +304,14 @@ class Jobs:
         following = rows[limit]["RowKey"] if len(rows) > limit else None
         return [Job.from_row(row) for row in rows[:limit]], following
 
-    async def change(self, tenant: str, job_id: str, **changes: Any) -> Job:
-        """Set fields of a job that has not ended; one that has ended stays as it is."""
+    async def change(self, tenant: str, job_id: str, *, attempt: int | None = None, **changes: Any) -> Job:
+        """Set fields of a job that has not ended; one that has ended stays as it is.
+
+        So does one whose present attempt is another than ``attempt``, where that is given.
+        """
         for _ in range(WRITE_TRIES):
             job = await self.get(tenant, job_id)
-            if job.state.final:
+            if job.state.final or attempt not in (None, job.attempt):
                 return job
             try:
                 changed = await self._write(job, replace(job, updated=time.time(), **changes))
@@ -317,7 +320,7 @@ class Jobs:
             if changed.state.final:
                 await self._give_back(tenant, Usage(running_jobs=1))
             return changed
-        raise Conflict(f"The job {job_id!r} is being changed by others.")
+        raise Contended(f"The job {job_id!r} is being changed by others.", retry_after=1)
 
     async def begin(self, ticket: Ticket, *, total: int | None = None) -> Job:
         """The job runs now. ``total`` is the number of its items, where it is known by now."""
@@ -325,7 +328,7 @@ class Jobs:
         changes: dict[str, Any] = {"state": State.RUNNING, "started": job.started or time.time()}
         if total is not None:
             changes["total"] = total
-        return await self.change(ticket.tenant, ticket.job, **changes)
+        return await self.change(ticket.tenant, ticket.job, attempt=ticket.attempt, **changes)
 
     async def finish(
         self,
@@ -343,6 +346,7 @@ class Jobs:
         return await self.change(
             ticket.tenant,
             ticket.job,
+            attempt=ticket.attempt,
             state=state,
             counts=counts or {},
             errors=_shown(errors),
@@ -385,7 +389,7 @@ class Jobs:
             return await self._write(job, again)
         except Changed:
             await self._give_back(tenant, Usage(running_jobs=1))
-            raise Conflict("The job is being changed by others.") from None
+            raise Contended("The job is being changed by others.", retry_after=1) from None
 
     # --- what is over ---
 

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from shared.errors import Conflict, NotFound, StorageUnavailable, Unauthenticated
-from shared.identity import Principal, Role, check_name
+from shared.identity import OPERATORS_TENANT, Principal, Role, check_name
 from shared.jobs import iso
 from shared.storage import Changed
 
@@ -149,7 +149,9 @@ class Keys:
             raise Unauthenticated("The API key is not valid.")
         offered = digest(key)
         if self._bootstrap and hmac.compare_digest(offered, self._bootstrap):
-            return Principal("default", "administrator", roles=(Role.PLATFORM,), credential="key:bootstrap")
+            return Principal(
+                OPERATORS_TENANT, "administrator", roles=(Role.PLATFORM,), credential="key:bootstrap"
+            )
         cached = self._known.get(offered)
         if cached and cached[0] > time.monotonic():
             return cached[1]

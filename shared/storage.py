@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 RAW, PARSED, JOBS, INBOX, FILES = "raw", "parsed", "jobs", "inbox", "files"
 GOLDEN = "golden"
 INGESTION_QUEUE = "ingestion-requests"
+# Where the host puts messages and blobs whose tries are used up.
+INGESTION_POISON_QUEUE = f"{INGESTION_QUEUE}-poison"
+BLOB_POISON_QUEUE = "webjobs-blobtrigger-poison"
 
 # Azure Tables: an entity group transaction holds at most 100 entities of one partition.
 TRANSACTION_ENTITIES = 100
@@ -71,10 +74,11 @@ class BlobInfo:
 
 @dataclass(frozen=True, slots=True)
 class Blob:
-    """A blob's whole content, and the ETag that it was read with."""
+    """A blob's whole content, and the ETag and content type that it was read with."""
 
     data: bytes
     etag: str
+    content_type: str | None
 
 
 class Storage:
@@ -150,7 +154,9 @@ class Storage:
         """A blob's whole content with its ETag, or None where there is none."""
         with _missing_is_none() as found, _faults_typed():
             downloader = await self._blob(container, name).download_blob(max_concurrency=1)
-            found.append(Blob(await downloader.readall(), downloader.properties.etag))
+            about = downloader.properties
+            data = await downloader.readall()
+            found.append(Blob(data, about.etag, about.content_settings.content_type))
         return found[0] if found else None
 
     async def read_blob(self, container: str, name: str, start: int, end: int) -> AsyncIterator[bytes]:

@@ -29,6 +29,8 @@ var containers = [
 ]
 var queues = [
   'ingestion-requests'
+  'ingestion-requests-poison'
+  'webjobs-blobtrigger-poison'
 ]
 // A document deleted by mistake can be brought back for this long; an erasure is final after it.
 var softDeleteDays = 7

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from shared import failpoints
 from shared.jobs import Job, Jobs, Kind, State, Ticket
-from shared.knowledge.documents import Documents, DocumentState, Hold
+from shared.knowledge.documents import Documents
 from shared.knowledge.index import VersionRange
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ class Deletion:
         if collection is None or collection.generation != job.generation:
             removed = 0  # its collection is gone, and all that was in it
         elif plan.get("document") is None:
-            removed = await self._remove_collection(collection)
+            removed = await self._remove_collection(collection, job.id)
         else:
             removed = await self._remove_document(job, collection, plan["document"], plan["version"])
         await self._jobs.report(ticket, "deletion", published=removed)
@@ -121,18 +121,13 @@ class Deletion:
         await self._documents.forget_dropped(job.tenant, job.collection, [record])
         return 1
 
-    async def _remove_collection(self, collection: Collection) -> int:
+    async def _remove_collection(self, collection: Collection, job: str) -> int:
         tenant, name = collection.tenant, collection.name
         if not collection.deleting:
             await self._collections.mark_deleting(tenant, name)
         # Records first: an embedding in flight looks at them after its upload, and takes back what it
         # uploaded after the index was cleared.
-        removed, freed = 0, Hold()
-        async for record in self._documents.every(tenant, name):
-            removed += record.state is not DocumentState.DELETED
-            freed.left += record.usage
-            await self._documents.remove(record)
-        await self._documents.release(tenant, freed)
+        removed = await self._documents.mark_all_deleted(tenant, name, job)
         for index in await self._indexes.all_of(collection):
             await index.delete_collection(tenant, name)
         await self._documents.forget_stamp(tenant, name)

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from shared.errors import Conflict, InvalidName, NotFound
+from shared.errors import Contended, InvalidName, NotFound
 from shared.jobs import iso
 from shared.knowledge.index.protocol import document_key
 from shared.quotas import Usage
@@ -73,7 +73,8 @@ class Upload:
     """One accepted upload as a manifest lists it; ``content`` is the claim to its bytes.
 
     ``inbox`` names a blob in the inbox, ``url`` an address, whose bytes have yet to be brought; ``sha256``
-    and ``content`` are empty until then. ``tries`` counts how often the address was asked in vain.
+    and ``content`` are empty until then. ``tries`` counts how often the address was asked in vain. ``base``
+    is the version that was the document's newest when the content was given or read.
     """
 
     id: str
@@ -89,6 +90,7 @@ class Upload:
     url: str = ""
     tries: int = 0
     owner: str = ""
+    base: int = 0
 
     @property
     def is_awaited(self) -> bool:
@@ -115,7 +117,8 @@ class Document:
     """The record of one document. Sizes in bytes, times in UTC seconds since 1970.
 
     ``tombstone`` is the version of the last deletion, 0 where there was none: no version below it may
-    ever be seen again, whatever was put since.
+    ever be seen again, whatever was put since. ``attempt`` is that of the job: each attempt takes a version
+    of its own, so that what a stopped one writes late never meets what the next one has written.
 
     ``layouts`` names the layouts that the visible version lies in, with the number of its chunks in each.
 
@@ -132,6 +135,7 @@ class Document:
     tombstone: int = 0
     state: DocumentState = DocumentState.ACCEPTED
     job: str = ""
+    attempt: int = 1
     upload: Upload = field(default_factory=lambda: Upload("", "", 0, ""))
     visible_digest: str = ""
     layouts: Mapping[int, int] = field(default_factory=dict)
@@ -186,6 +190,7 @@ class Document:
             "tombstone": self.tombstone,
             "state": self.state.value,
             "job": self.job,
+            "attempt": self.attempt,
             "upload": json.dumps(self.upload.to_dict(), ensure_ascii=False),
             "visible_digest": self.visible_digest,
             "layouts": json.dumps({str(layout): chunks for layout, chunks in self.layouts.items()}),
@@ -215,6 +220,7 @@ class Document:
             tombstone=row["tombstone"],
             state=DocumentState(row["state"]),
             job=row["job"],
+            attempt=row["attempt"],
             upload=Upload.from_dict(json.loads(row["upload"])),
             visible_digest=row["visible_digest"],
             layouts={int(layout): chunks for layout, chunks in json.loads(row["layouts"]).items()},
@@ -312,6 +318,13 @@ class Documents:
         records = (Document.from_row(row) for row in rows.values())
         return {record.id: record for record in records}
 
+    async def find_if_any(self, tenant: str, collection: str, ids: Sequence[str]) -> dict[str, Document]:
+        """As `find_all`, but where the first of many are new, all are taken to be; an insert finds out."""
+        first = await self.find_all(tenant, collection, ids[:FILTER_ROWS])
+        if not first or len(ids) <= FILTER_ROWS:
+            return first
+        return first | await self.find_all(tenant, collection, ids[FILTER_ROWS:])
+
     async def list(
         self, tenant: str, collection: str, *, after: str = "", limit: int = PAGE_DOCUMENTS
     ) -> tuple[list[Document], str | None]:
@@ -383,17 +396,28 @@ class Documents:
         job: str,
         *,
         hold: Hold | None = None,
-    ) -> None:
-        """Give each upload the next version of its document, for ``job`` to process.
+        attempt: int = 1,
+        guarded: bool = False,
+        known: Mapping[str, Document] | None = None,
+    ) -> frozenset[str]:
+        """Give each upload the next version of its document, for an attempt of ``job`` to process.
 
-        Doing so again for the same job changes nothing, so it may be repeated after a crash. What the tenant
-        has more of is taken from ``hold`` where given.
+        Doing so again for the same attempt changes nothing, so it may be repeated after a crash. When
+        ``guarded``, an upload takes no version where its base is no longer the document's newest one:
+        content that was read before something newer was accepted must not come after it. Gives the
+        documents that were overtaken in this way. ``known`` are records that have just been read. What the
+        tenant has more of is taken from ``hold`` where given.
         """
+        overtaken: set[str] = set()
 
         def next_version(upload: Upload, record: Document | None) -> Document | None:
-            if record is not None and record.job == job:
-                return None
             base = record or Document(tenant, collection, upload.id)
+            mine = base.version > 0 and base.job == job
+            if mine and base.attempt >= attempt:
+                return None
+            if guarded and not mine and base.version != upload.base:
+                overtaken.add(upload.id)
+                return None
             if not upload.title and upload.sha256 == base.upload.sha256:
                 # The title may come from the content, which is the same.
                 upload = replace(upload, title=base.upload.title)
@@ -402,6 +426,7 @@ class Documents:
                 version=base.version + 1,
                 state=DocumentState.ACCEPTED,
                 job=job,
+                attempt=attempt,
                 upload=upload,
                 error=None,
                 accepted=time.time(),
@@ -412,10 +437,10 @@ class Documents:
             return accepted.dropping(base.claims) if settled else accepted
 
         values = {upload.id: upload for upload in uploads}
-        # Where the first of many are new, all are likely to be; an insert finds out where not.
-        first = await self.find_all(tenant, collection, [*values][:FILTER_ROWS])
-        known = first if not first or len(values) <= FILTER_ROWS else None
+        if known is None and not guarded:
+            known = await self.find_if_any(tenant, collection, [*values])
         await self.change_all(tenant, collection, values, next_version, known=known, hold=hold)
+        return frozenset(overtaken)
 
     async def mark_deleted(
         self, tenant: str, collection: str, document: str, job: str, *, version: int
@@ -428,25 +453,29 @@ class Documents:
         def tombstone(_: None, record: Document | None) -> Document | None:
             if record is None or record.state is DocumentState.DELETED or record.version != version:
                 return None
-            deleted = replace(
-                record,
-                version=record.version + 1,
-                visible=0,
-                tombstone=record.version + 1,
-                visible_digest="",
-                layouts={},
-                state=DocumentState.DELETED,
-                job=job,
-                upload=replace(record.upload, content=""),
-                error=None,
-                accepted=time.time(),
-                finished=None,
-                visible_content="",
-                texts={},
-            )
-            return deleted.dropping(record.claims)
+            return _deleted(record, job)
 
         await self.change_all(tenant, collection, {document: None}, tombstone)
+
+    async def mark_all_deleted(self, tenant: str, collection: str, job: str) -> int:
+        """Take all documents of a collection out of sight; how many there were.
+
+        Their records stay: a collection of the same name goes on with their version numbers, so that no
+        late writer of the deleted one can meet a version of the new one.
+        """
+
+        def tombstone(_: None, record: Document | None) -> Document | None:
+            return None if record is None or record.state is DocumentState.DELETED else _deleted(record, job)
+
+        names = [
+            record.id
+            async for record in self.every(tenant, collection)
+            if record.state is not DocumentState.DELETED
+        ]
+        for start in range(0, len(names), TRANSACTION_ENTITIES):
+            batch = dict.fromkeys(names[start : start + TRANSACTION_ENTITIES])
+            await self.change_all(tenant, collection, batch, tombstone)
+        return len(names)
 
     async def forget_dropped(self, tenant: str, collection: str, records: Iterable[Document]) -> None:
         """Note that the content which these records had dropped is gone."""
@@ -509,7 +538,7 @@ class Documents:
                     after[record.id] = record
             if not pending:
                 return after
-        raise Conflict("The documents are being changed by others.", retry_after=1)
+        raise Contended("The documents are being changed by others.", retry_after=1)
 
     async def _count(
         self, tenant: str, after: Sequence[Document], before: Mapping[str, Document], hold: Hold | None
@@ -524,7 +553,7 @@ class Documents:
             await self._quotas.give_back(tenant, Usage() - more)
 
     async def remove(self, record: Document) -> None:
-        """Forget a record and its version numbers; only where its collection goes as well."""
+        """Forget a record and its version numbers, as an erasure demands."""
         await self._storage.delete_row(TABLE, f"{record.tenant}:{record.collection}", record.key)
 
 
@@ -533,3 +562,21 @@ def _added(upload: Upload, record: Document | None, job: str) -> Usage:
     if record is not None and record.job == job:
         return Usage()
     return Usage(documents=1, bytes=upload.size) - (record.usage if record is not None else Usage())
+
+
+def _deleted(record: Document, job: str) -> Document:
+    """A deleted document's record: its name, its version numbers, and the content that is to be removed."""
+    tombstone = Document(
+        record.tenant,
+        record.collection,
+        record.id,
+        version=record.version + 1,
+        tombstone=record.version + 1,
+        state=DocumentState.DELETED,
+        job=job,
+        upload=Upload(record.id, "", 0, ""),
+        accepted=time.time(),
+        dropped=record.dropped,
+        etag=record.etag,
+    )
+    return tombstone.dropping(record.claims)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import time
+import uuid
 from typing import Any
 
-from edge_tenant import Tenant, check_problem, in_storage
+from edge_tenant import Tenant, in_storage
 
-from functions.ingestion import MAX_DEQUEUE_COUNT
+from functions.events import MAX_DEQUEUE_COUNT
 from shared.config import APP_ROOT
-from shared.storage import INBOX, INGESTION_QUEUE, Storage
+from shared.storage import BLOB_POISON_QUEUE, INBOX, INGESTION_POISON_QUEUE, INGESTION_QUEUE, Storage
 
 WAIT_SECONDS = 60
 
@@ -92,8 +93,6 @@ def test_a_blob_for_a_collection_that_is_not_there_is_a_failed_job(tenant: Tenan
     (job,) = jobs_when(tenant, 1)
     assert (job["state"], job["collection"]) == ("failed", "nowhere")
     assert [(error["item"], error["code"]) for error in job["errors"]] == [("a.txt", "not_found")]
-    problem = check_problem(tenant.call("POST", f"/api/jobs/{job['id']}/retry"), 409, "conflict")
-    assert "refused" in problem["detail"]
     assert tenant.call("GET", f"/api/jobs/{job['id']}/result").json["items"] == []
 
 
@@ -109,11 +108,29 @@ def test_a_blob_that_cannot_be_read_is_a_failed_job(tenant: Tenant):
     }
 
 
-def test_a_blob_that_names_no_document_is_passed_over(tenant: Tenant):
+def test_a_blob_that_names_no_document_is_a_failed_job(tenant: Tenant):
     drop(tenant, "no-collection.txt", b"Nowhere to go.")
     drop(tenant, "Not-A-Name/a.txt", b"Nowhere to go.")
-    settled(tenant)
-    assert tenant.jobs() == []
+    jobs = jobs_when(tenant, 2)
+    assert {job["errors"][0]["code"] for job in jobs} == {"invalid_name"}
+    assert {job["title"] for job in jobs} == {"Refused: no-collection.txt", "Refused: a.txt"}
+
+
+def test_a_refused_blob_is_played_again_by_a_retry_of_its_job(tenant: Tenant):
+    drop(tenant, "later/a.txt", b"Played again at last.")
+    (refused,) = jobs_when(tenant, 1)
+    assert (refused["state"], refused["errors"][0]["code"]) == ("failed", "not_found")
+    assert retried(tenant, refused["id"])["errors"][0]["code"] == "not_found"
+    tenant.collection("later")
+    played = retried(tenant, refused["id"])
+    assert (played["state"], played["counts"], played["attempt"]) == ("succeeded", {"indexed": 1}, 3)
+    assert played["title"] == "Ingest a.txt"
+    assert tenant.found("later", "played") == ["a.txt"]
+
+
+def retried(tenant: Tenant, job: str) -> dict[str, Any]:
+    assert tenant.call("POST", f"/api/jobs/{job}/retry").status == 202
+    return tenant.finished(job)
 
 
 # --- messages ---
@@ -199,6 +216,82 @@ def test_a_refused_message_can_be_played_again(tenant: Tenant):
     played = jobs_when(tenant, 2)[0]
     assert played["state"] == "succeeded"
     assert tenant.found("later", "played") == ["a.txt"]
+
+
+def test_a_refused_message_is_played_again_by_a_retry_of_its_job(tenant: Tenant):
+    send(
+        tenant,
+        {
+            "tenant": tenant.name,
+            "collection": "later",
+            "documents": [{"id": "a.txt", "content": "Played by a retry."}],
+        },
+    )
+    (refused,) = jobs_when(tenant, 1)
+    assert refused["errors"][0]["code"] == "not_found"
+    tenant.collection("later")
+    assert retried(tenant, refused["id"])["counts"] == {"indexed": 1}
+    assert tenant.found("later", "played") == ["a.txt"]
+    assert len(tenant.jobs()) == 1
+
+
+def test_a_message_in_the_poison_queue_is_a_failed_job_that_can_be_played_again(tenant: Tenant):
+    collection = tenant.collection()
+    message = {
+        "tenant": tenant.name,
+        "collection": collection,
+        "documents": [{"id": "a.txt", "content": "Back from the poison queue."}],
+    }
+
+    async def put(storage: Storage) -> None:
+        await storage.send(INGESTION_POISON_QUEUE, json.dumps(message))
+
+    in_storage(tenant.stack.storage, put)
+    (poisoned,) = jobs_when(tenant, 1)
+    assert (poisoned["state"], poisoned["errors"][0]["code"]) == ("failed", "poisoned")
+    assert poisoned["errors"][0]["retryable"]
+    assert retried(tenant, poisoned["id"])["state"] == "succeeded"
+    assert tenant.found(collection, "poison queue") == ["a.txt"]
+
+
+def test_a_blob_in_the_poison_queue_is_a_failed_job_that_can_be_played_again(tenant: Tenant):
+    collection = tenant.collection()
+    drop(tenant, f"{collection}/a.txt", b"Back from the poison queue.")
+    jobs_when(tenant, 1)
+    poison = {"ContainerName": INBOX, "BlobName": f"{tenant.name}/{collection}/a.txt", "ETag": '"1"'}
+
+    async def put(storage: Storage) -> None:
+        await storage.send(BLOB_POISON_QUEUE, json.dumps(poison))
+
+    in_storage(tenant.stack.storage, put)
+    poisoned = jobs_when(tenant, 2)[0]
+    assert (poisoned["state"], poisoned["errors"][0]["code"]) == ("failed", "poisoned")
+    assert retried(tenant, poisoned["id"])["counts"] == {"unchanged": 1}
+
+
+def test_a_message_that_names_no_tenant_is_a_failed_job_of_the_operators(stack):
+    text = f"no JSON {uuid.uuid4().hex}"
+    before = {job["id"] for job in operators_jobs(stack)}
+
+    async def put(storage: Storage) -> None:
+        await storage.send(INGESTION_POISON_QUEUE, text)
+
+    in_storage(stack.storage, put)
+    deadline = time.monotonic() + WAIT_SECONDS
+    while not (found := [job for job in operators_jobs(stack) if job["id"] not in before]):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    job = stack.finished(found[0]["id"])
+    assert (job["title"], job["errors"][0]["code"]) == ("Refused: message", "malformed_json")
+    status, _ = stack.call("POST", f"/api/jobs/{job['id']}/retry")
+    assert status == 202
+    again = stack.finished(job["id"])
+    assert (again["state"], again["attempt"]) == ("failed", 2)
+    assert again["errors"][0]["code"] == "malformed_json"
+
+
+def operators_jobs(stack: Any) -> list[dict[str, Any]]:
+    return stack.call("GET", "/api/jobs?limit=200")[1]["items"]
 
 
 def test_the_tries_of_a_message_are_those_of_the_host():

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from shared import errors
-from shared.errors import GroundworkError, InvalidRequest, NotFound, RateLimited
+from shared.errors import Contended, GroundworkError, InvalidRequest, NotFound, RateLimited
 
 
 def every(error: type[GroundworkError] = GroundworkError) -> Iterator[type[GroundworkError]]:
@@ -45,7 +45,7 @@ def test_the_tree_in_the_docstring_shows_every_error_under_its_parent_with_its_s
 def test_what_is_the_callers_fault_is_never_retryable_and_what_is_behind_us_always_is():
     for error in ERRORS:
         if 400 <= error.status < 429:
-            assert not error.retryable, error
+            assert error.retryable == (error is Contended), error
         if error.status > 500:
             assert error.retryable, error
     assert RateLimited.retryable

@@ -80,6 +80,7 @@ class Ingestion:
         self.planning = Planning(
             storage=storage,
             jobs=jobs,
+            documents=documents,
             shards=shards,
             acceptance=self.acceptance,
             shards_in_flight=shards_in_flight,

@@ -9,19 +9,19 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from shared import failpoints
-from shared.errors import GroundworkError, InvalidRequest, PayloadTooLarge
+from shared.errors import Contended, InvalidRequest, PayloadTooLarge
 from shared.identity import check_readers
-from shared.jobs import Job, Kind, Ticket
+from shared.jobs import Job, Kind, Ticket, derived_id
 from shared.knowledge.documents import Upload, check_id, document_key
 from shared.knowledge.ingestion.shards import in_shards, shard_name
 from shared.knowledge.media import detect
-from shared.storage import RAW
+from shared.storage import INBOX, RAW
 
 if TYPE_CHECKING:
     from shared.jobs import Jobs
-    from shared.knowledge.collections import Collections
+    from shared.knowledge.collections import Collection, Collections
     from shared.knowledge.content import ContentStore
-    from shared.knowledge.documents import Documents, Hold
+    from shared.knowledge.documents import Document, Documents
     from shared.knowledge.ingestion.shards import Shards
     from shared.outgoing import Outgoing
     from shared.storage import Storage
@@ -78,6 +78,7 @@ class Acceptance:
         job_id: str,
         owner: str,
         title: str,
+        before: Mapping[str, Document] | None = None,
         refusable: bool = True,
     ) -> Job:
         """Keep the documents and announce a job for them; the caller may be answered after this.
@@ -86,42 +87,42 @@ class Acceptance:
         `PayloadTooLarge`, `UnsupportedMediaType`, `InvalidName`, `UrlRefused` and `QuotaExceeded`; quotas of
         jobs refuse only what is ``refusable``. The same id again gives the job that is there and changes
         nothing; only an acceptance that was broken off is completed.
+
+        ``before`` are the documents' records from before their content was read, where that was not just
+        now: raises `Contended` where one of them has changed since.
         """
         within = await self._collections.get(tenant, collection)
         ticket = Ticket(tenant, job_id)
-        if before := await self._accepted_before(ticket):
-            return before
+        if done := await self._accepted_before(ticket):
+            return done
         uploads = [replace(self.check(document), owner=owner) for document in incoming]
+        ids = [upload.id for upload in uploads]
+        records = before
+        if records is None:
+            records = await self._documents.find_if_any(tenant, collection, ids)
+        uploads = [
+            replace(upload, base=records[upload.id].version) if upload.id in records else upload
+            for upload in uploads
+        ]
         contents = {
             upload.sha256: document.content for upload, document in zip(uploads, incoming, strict=True)
         }
         shards = list(in_shards(uploads))
         here = [upload for upload in uploads if not upload.is_awaited]
-        records = await self._documents.find_all(tenant, collection, [upload.id for upload in here])
         hold = await self._documents.hold(tenant, here, records, job_id)
         try:
             for number, shard in enumerate(shards):
                 shards[number] = await self.keep(ticket, collection, number, shard, contents)
                 await self._shards.put_manifest(ticket, number, shards[number])
             failpoints.passed("accept.kept")
-            job = await self._jobs.create(
-                tenant,
-                Kind.INGESTION,
-                job_id=job_id,
-                title=title,
-                collection=collection,
-                owner=owner,
-                generation=within.generation,
-                total=len(uploads),
-                refusable=refusable,
-            )
-        except GroundworkError:
+            job = await self._announce(within, job_id, owner, title, len(uploads), refusable=refusable)
+            failpoints.passed("accept.announced")
+            guard = {"guarded": before is not None, "known": records}
+            for shard in shards:
+                if await self._accept_versions(tenant, collection, shard, job_id, hold=hold, **guard):
+                    raise Contended("The document was changed by others.", retry_after=1)
+        finally:
             await self._documents.release(tenant, hold)
-            raise
-        failpoints.passed("accept.announced")
-        for shard in shards:
-            await self._accept_versions(tenant, collection, shard, job_id, hold)
-        await self._documents.release(tenant, hold)
         failpoints.passed("accept.recorded")
         # The plan comes last: it tells that every document has its version.
         await self._shards.put_plan(ticket, len(shards), len(uploads))
@@ -154,16 +155,11 @@ class Acceptance:
         return kept + awaited
 
     async def _accept_versions(
-        self,
-        tenant: str,
-        collection: str,
-        uploads: Sequence[Upload],
-        job: str,
-        hold: Hold | None = None,
-    ) -> None:
+        self, tenant: str, collection: str, uploads: Sequence[Upload], job: str, **guard: Any
+    ) -> frozenset[str]:
         """A version for each upload whose bytes are there; the others get theirs when they have come."""
         here = [upload for upload in uploads if not upload.is_awaited]
-        await self._documents.accept(tenant, collection, here, job, hold=hold)
+        return await self._documents.accept(tenant, collection, here, job, **guard)
 
     async def accept_inbox(
         self,
@@ -182,15 +178,58 @@ class Acceptance:
         if before := await self._accepted_before(ticket):
             return before
         await self._shards.put_inbox_plan(ticket, prefix)
-        return await self._jobs.create(
-            tenant,
+        return await self._announce(within, job_id, owner, title, refusable=refusable)
+
+    async def _announce(
+        self,
+        within: Collection,
+        job_id: str,
+        owner: str,
+        title: str,
+        total: int | None = None,
+        *,
+        refusable: bool,
+    ) -> Job:
+        """The job of that id, which is made where there is none."""
+        job = await self._jobs.create(
+            within.tenant,
             Kind.INGESTION,
             job_id=job_id,
             title=title,
-            collection=collection,
-            generation=within.generation,
+            collection=within.name,
             owner=owner,
             refusable=refusable,
+            generation=within.generation,
+            total=total,
+        )
+        if job.generation == within.generation:
+            return job
+        # It was announced, or refused, before the collection was there in its present form.
+        changes = {"generation": within.generation, "total": total, "title": title}
+        return await self._jobs.change(within.tenant, job_id, **changes)
+
+    async def accept_arrival(
+        self, tenant: str, collection: str, document: str, blob: str, *, job_id: str = ""
+    ) -> Job | None:
+        """The job for one blob of the inbox as it is now; None where it is gone.
+
+        The same blob of the same ETag has the same job, unless another id is given. Raises as `accept`
+        does, also `Contended` where something newer was accepted for the document meanwhile.
+        """
+        # In this order, a record that is still as it was tells that nothing newer was accepted meanwhile.
+        before = await self._documents.find_all(tenant, collection, [document])
+        found = await self._storage.get_tagged_blob(INBOX, blob)
+        if found is None:
+            return None
+        return await self.accept(
+            tenant,
+            collection,
+            [Incoming(document, found.data, found.content_type, source="inbox")],
+            job_id=job_id or derived_id("blob", blob, found.etag),
+            owner="event",
+            title=f"Ingest {document}",
+            before=before,
+            refusable=False,
         )
 
     async def _accepted_before(self, ticket: Ticket) -> Job | None:
@@ -201,12 +240,15 @@ class Acceptance:
         return job
 
     async def complete(self, ticket: Ticket, job: Job) -> dict[str, Any]:
-        """The plan of a job whose acceptance was broken off after it had been announced."""
+        """The plan of a job whose acceptance was broken off after it had been announced.
+
+        What has been accepted for a document since then is newer, and stays.
+        """
         shards = await self._shards.count_manifests(ticket)
         documents = 0
         for number in range(shards):
             manifest = await self._shards.manifest(ticket, number)
-            await self._accept_versions(ticket.tenant, job.collection, manifest, ticket.job)
+            await self._accept_versions(ticket.tenant, job.collection, manifest, ticket.job, guarded=True)
             documents += len(manifest)
         return await self._shards.put_plan(ticket, shards, documents)
 

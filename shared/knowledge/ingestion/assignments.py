@@ -32,6 +32,14 @@ class Assignments:
         self._jobs = jobs
         self._collections = collections
 
+    async def stands(self, ticket: Ticket) -> bool:
+        """Whether the ticket's collection is still there."""
+        try:
+            await self.of(ticket)
+        except NotFound:
+            return False
+        return True
+
     async def of(self, ticket: Ticket) -> Assignment:
         """The ticket's job; `NotFound` once its collection is deleted, also where its name is used again."""
         job = await self._jobs.get(ticket.tenant, ticket.job)

@@ -82,8 +82,10 @@ class Embedding:
         failpoints.passed("embed.embedded")
         await index.upload(chunks)
         failpoints.passed("embed.uploaded")
-        if await self._shards.outcomes(ticket, number) is not None:
-            # The shard was settled while this ran: a second run of this step, overtaken by the first.
+        settled = await self._shards.outcomes(ticket, number) is not None
+        if settled or not await self._assignments.stands(ticket):
+            # The shard was settled while this ran, by a second run of this step; or the collection was
+            # deleted, and its index may have been cleared before this upload.
             await self._withdraw_overtaken(collection, index, chunks)
         # A property of its own for each batch: a batch that is run again does not count twice.
         share = {f"embedded_{batch_number:04d}": len(chunks)}

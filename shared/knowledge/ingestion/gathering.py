@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from shared.errors import GroundworkError, NotFound, PayloadTooLarge, SourceUnavailable
+from shared.errors import Contended, GroundworkError, NotFound, PayloadTooLarge, SourceUnavailable
 from shared.knowledge.documents import Hold
 from shared.knowledge.ingestion.acceptance import Incoming
 from shared.knowledge.ingestion.outcomes import Outcome
@@ -57,12 +57,15 @@ class Gathering:
         """The uploads of a shard with the claims to their bytes, and the outcomes of those that were refused.
 
         What has come is in the shard's manifest, so that a repetition asks for the rest alone. Raises
-        `SourceUnavailable`, with the longest wait that was asked for, while an address may yet answer.
+        `SourceUnavailable`, with the longest wait that was asked for, while an address may yet answer, and
+        `Contended` where blobs were overtaken while they were read.
         """
         uploads = await self._shards.manifest(ticket, number)
         kept = [upload for upload in uploads if not upload.is_awaited]
         if len(kept) == len(uploads):
             return uploads, []
+        # Before the blobs: a record that is still as it was then tells that nothing newer was accepted.
+        inbox = {upload.id: upload for upload in uploads if upload.inbox}
         contents: dict[str, bytes] = {}
         copied: list[Upload] = []
         outcomes: list[Outcome] = []
@@ -80,7 +83,9 @@ class Gathering:
             try:
                 async with self._fetches if upload.url else gate:
                     incoming = await self._read(upload)
-                    checked = replace(self._acceptance.check(incoming), owner=upload.owner)
+                    record = records.get(upload.id)
+                    base = upload.base if upload.url else record.version if record else 0
+                    checked = replace(self._acceptance.check(incoming), owner=upload.owner, base=base)
                     room = await self._documents.hold(ticket.tenant, [checked], records, ticket.job)
                     hold.left += room.left
                     if upload.url:  # of unknown size until now: not held until the rest of the shard has come
@@ -103,10 +108,23 @@ class Gathering:
         try:
             await asyncio.gather(*(bring(upload) for upload in uploads if upload.is_awaited))
             await keep(copied, contents)
-            await self._documents.accept(ticket.tenant, collection.name, kept, ticket.job, hold=hold)
+            overtaken = await self._documents.accept(
+                ticket.tenant,
+                collection.name,
+                kept,
+                ticket.job,
+                attempt=ticket.attempt,
+                guarded=True,
+                hold=hold,
+            )
         finally:
             await self._documents.release(ticket.tenant, hold)
+        again = [upload for name, upload in inbox.items() if name in overtaken]
+        kept = [upload for upload in kept if upload.id not in {one.id for one in again}]
+        left += again
         await self._shards.put_manifest(ticket, number, kept + left)
+        if again:
+            raise Contended("Blobs of the inbox are being changed.", retry_after=1)
         if waits:
             raise SourceUnavailable("Addresses of documents do not answer yet.", retry_after=max(waits))
         return kept, outcomes

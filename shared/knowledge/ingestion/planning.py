@@ -13,9 +13,13 @@ from shared.storage import INBOX
 
 if TYPE_CHECKING:
     from shared.jobs import Job, Jobs, Ticket
+    from shared.knowledge.documents import Documents
     from shared.knowledge.ingestion.acceptance import Acceptance
     from shared.knowledge.ingestion.shards import Shards
     from shared.storage import Storage
+
+# No document has it: only what is still this job's own takes a new version.
+NO_VERSION = -1
 
 
 class Planning:
@@ -26,12 +30,14 @@ class Planning:
         *,
         storage: Storage,
         jobs: Jobs,
+        documents: Documents,
         shards: Shards,
         acceptance: Acceptance,
         shards_in_flight: int,
     ) -> None:
         self._storage = storage
         self._jobs = jobs
+        self._documents = documents
         self._shards = shards
         self._acceptance = acceptance
         self._shards_in_flight = shards_in_flight
@@ -43,7 +49,7 @@ class Planning:
         if "shards" not in plan:
             plan = await self._plan_inbox(ticket, job, plan["inbox"])
         elif ticket.attempt > 1:
-            plan = await self._plan_again(ticket, before, plan["shards"])
+            plan = await self._plan_again(ticket, job, before, plan["shards"])
         failpoints.passed("plan.laid_out")
         await self._jobs.begin(ticket, total=plan["documents"])
         return {"shards": plan["shards"], "in_flight": self._shards_in_flight}
@@ -76,8 +82,10 @@ class Planning:
             shards += 1
         return await self._shards.put_plan(ticket, shards, total)
 
-    async def _plan_again(self, ticket: Ticket, before: Ticket, shards_before: int) -> dict[str, Any]:
-        """The uploads of the attempt ``before`` that did not end well."""
+    async def _plan_again(
+        self, ticket: Ticket, job: Job, before: Ticket, shards_before: int
+    ) -> dict[str, Any]:
+        """The uploads of the attempt ``before`` that did not end well; they take versions of their own."""
         again: list[Upload] = []
         for number in range(shards_before):
             outcomes = await self._shards.outcomes(before, number) or []
@@ -87,4 +95,8 @@ class Planning:
         shards = list(in_shards(again))
         for number, shard in enumerate(shards):
             await self._shards.put_manifest(ticket, number, shard)
+            ours = [replace(upload, base=NO_VERSION) for upload in shard if not upload.is_awaited]
+            await self._documents.accept(
+                ticket.tenant, job.collection, ours, ticket.job, attempt=ticket.attempt, guarded=True
+            )
         return await self._shards.put_plan(ticket, len(shards), len(again))

@@ -223,6 +223,8 @@ def _looked_up(collection: Collection, upload: Upload, record: Document | None, 
     """The outcome of a document that needs no work, or what is to be worked on."""
     if record is None or _is_overtaken(record, job):
         return Outcome(upload.id, "superseded", record.version if record else 0)
+    if upload.sha256 != record.upload.sha256:
+        upload = record.upload  # another run of this step has accepted the blob as it was then
     readers = collection.readers if upload.readers is None else upload.readers
     digest = _digest(upload, readers)
     if record.visible and record.visible_digest == digest:

@@ -57,6 +57,9 @@ class Settlement:
         ``failed`` tells the batches that could not be embedded, with the error of each. False where a layout
         has been added since the preparation: nothing is decided then, and the shard is to be prepared anew.
         """
+        if (done := await self._shards.outcomes(ticket, number)) is not None:
+            await self._report(ticket, number, done)
+            return True
         assignment = await self._assignments.of(ticket)
         collection = assignment.collection
         shard = await self._shards.prepared(ticket, number)
@@ -83,7 +86,7 @@ class Settlement:
                 outcome = Outcome(document, "cancelled", own.version, code="cancelled", retryable=True)
             else:
                 outcome = own.outcome(collection.serving.number, failed)
-            changed, decided[document] = _settled(outcome, own, record, ticket.job, collection)
+            changed, decided[document] = _settled(outcome, own, record, ticket, collection)
             return changed
 
         records = None if shard.records is None else {record.id: record for record in shard.records}
@@ -103,13 +106,12 @@ class Settlement:
         done = list(decided.values())
         await self._shards.put_outcomes(ticket, number, done)
         failpoints.passed("commit.noted")
-        await self._jobs.report(
-            ticket,
-            shard_name(number),
-            published=len(done),
-            failed=sum(outcome.state == "failed" for outcome in done),
-        )
+        await self._report(ticket, number, done)
         return True
+
+    async def _report(self, ticket: Ticket, number: int, done: Sequence[Outcome]) -> None:
+        failed = sum(outcome.state == "failed" for outcome in done)
+        await self._jobs.report(ticket, shard_name(number), published=len(done), failed=failed)
 
     async def _with_room(
         self,
@@ -232,13 +234,13 @@ def _settled(
     outcome: Outcome,
     prepared: PreparedDocument | None,
     record: Document | None,
-    job: str,
+    ticket: Ticket,
     collection: Collection,
 ) -> tuple[Document | None, Outcome]:
     """The record as ``outcome`` leaves it (None: as it is), and the outcome as the record allows it."""
     if record is None:
         return None, outcome
-    mine = record.job == job
+    mine = (record.job, record.attempt) == (ticket.job, ticket.attempt)
     if outcome.state == "indexed" and prepared is not None:
         if record.visible == prepared.version:
             return None, outcome
