@@ -61,7 +61,9 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--models", default="models.local.toml", help="the catalogue of models")
     run.add_argument("--model-endpoint", help="use this OpenAI-compatible server instead of the model host")
     run.set_defaults(run=_run)
-    commands.add_parser("test", help="run the tests; further arguments go to pytest").set_defaults(run=_test)
+    test = commands.add_parser("test", help="run the tests; further arguments go to pytest")
+    test.add_argument("--chaos", type=int, metavar="KILLS", help="kill a host under load so often instead")
+    test.set_defaults(run=_test)
     commands.add_parser("check", help="lint and check types").set_defaults(run=_check)
     bench = commands.add_parser("bench", help="measure; further arguments go to the benchmark")
     bench.add_argument("name", choices=BENCHMARKS)
@@ -117,9 +119,12 @@ def _shown(folder: Path) -> str:
     return str((folder / "development-key").relative_to(ROOT))
 
 
-def _test(_: argparse.Namespace, rest: list[str]) -> int:
+def _test(arguments: argparse.Namespace, rest: list[str]) -> int:
     python = environment.ensure_python_packages()
     environment.ensure_azurite(python)
+    if arguments.chaos is not None:
+        campaign = [str(python), "-m", "tests.chaos.campaign", str(arguments.chaos), *rest]
+        return subprocess.run(campaign, cwd=ROOT).returncode
     environment.ensure_chromium(python)
     environment.ensure_parity_environment()
     environment.ensure_clients(python)
