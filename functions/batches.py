@@ -1,7 +1,8 @@
 """Batches over HTTP, in OpenAI's format, and as jobs.
 
-run_batch ── plan ── lanes ── finish
-               └ batch_lane ── its shards one after the other, each as long as lines are left
+run_batch ─┬ plan ── lanes ── finish
+           │            └ batch_lane ── its shards one after the other, each as long as lines are left
+           └ plan ── prepare ── submit ── poll … ── collect ── finish, where a deployment takes batches
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import azure.durable_functions as df
 from azurefunctions.extensions.http.fastapi import JSONResponse, Response
 from pydantic import Field
 
-from functions.activities import Context, StepFailed, activity, call, given
+from functions.activities import Context, Payload, StepFailed, activity, call, given
 from functions.files import checked_expiry, page
 from functions.http import Call, Model, validated
 from functions.jobs import job_id_for, start_job
@@ -132,16 +133,41 @@ def run_batch(context: Context) -> Generator[Any, Any, Any]:
         plan = yield from call(context, "plan_batch", ticket)
         if plan["refused"]:
             return
-        lanes = [
-            {"ticket": ticket, "shards": list(range(lane, plan["shards"], plan["lanes"]))}
-            for lane in range(plan["lanes"])
-        ]
-        ends = yield context.task_all([context.call_sub_orchestrator("batch_lane", lane) for lane in lanes])
-        for error in filter(None, ends):
-            raise StepFailed(error)
+        if plan.get("offloaded"):  # plans of before have no such member
+            refused = yield from _run_elsewhere(context, ticket)
+            if refused:
+                return
+        else:
+            yield from _run_in_lanes(context, ticket, plan)
         yield from call(context, "finish_batch", ticket)
     except StepFailed as failed:
         yield from call(context, "fail_batch", {"ticket": ticket, "error": failed.error})
+
+
+def _run_in_lanes(context: Context, ticket: Payload, plan: Payload) -> Generator[Any, Any, None]:
+    lanes = [
+        {"ticket": ticket, "shards": list(range(lane, plan["shards"], plan["lanes"]))}
+        for lane in range(plan["lanes"])
+    ]
+    ends = yield context.task_all([context.call_sub_orchestrator("batch_lane", lane) for lane in lanes])
+    for error in filter(None, ends):
+        raise StepFailed(error)
+
+
+def _run_elsewhere(context: Context, ticket: Payload) -> Generator[Any, Any, bool]:
+    """Hand the lines to the service's own batch, wait for its end, fetch; whether it was refused."""
+    yield from call(context, "prepare_offload", ticket)
+    submitted = yield from call(context, "submit_offload", ticket)
+    handed_in = {"ticket": ticket, "batch": submitted["batch"]}
+    looks, ended = 0, not submitted["batch"]
+    while not ended:
+        look = yield from call(context, "poll_offload", {**handed_in, "looks": looks})
+        looks, ended = looks + 1, look["ended"]
+        if not ended:
+            wait = timedelta(seconds=look["wait_seconds"])
+            yield context.create_timer(context.current_utc_datetime + wait)
+    collected = yield from call(context, "collect_offload", handed_in)
+    return collected["refused"]
 
 
 @blueprint.orchestration_trigger(context_name="context")
@@ -175,6 +201,31 @@ async def plan_batch(payload: dict[str, Any]) -> dict[str, Any]:
 async def run_lines(payload: dict[str, Any]) -> dict[str, Any]:
     """Work on the lines of a shard."""
     return await services().batches.run(Ticket.from_dict(payload["ticket"]), payload["shard"])
+
+
+@activity(blueprint)
+async def prepare_offload(payload: dict[str, Any]) -> None:
+    """Lay out the lines for a service's own batch."""
+    await services().batches.offload.prepare(Ticket.from_dict(payload))
+
+
+@activity(blueprint)
+async def submit_offload(payload: dict[str, Any]) -> dict[str, Any]:
+    """Begin a service's own batch, once."""
+    return await services().batches.offload.submit(Ticket.from_dict(payload))
+
+
+@activity(blueprint)
+async def poll_offload(payload: dict[str, Any]) -> dict[str, Any]:
+    """See how far the service's batch is."""
+    ticket = Ticket.from_dict(payload["ticket"])
+    return await services().batches.offload.poll(ticket, payload["batch"], payload["looks"])
+
+
+@activity(blueprint)
+async def collect_offload(payload: dict[str, Any]) -> dict[str, Any]:
+    """Fetch the answers of the service's batch."""
+    return await services().batches.offload.collect(Ticket.from_dict(payload["ticket"]), payload["batch"])
 
 
 @activity(blueprint)

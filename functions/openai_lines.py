@@ -11,10 +11,10 @@ from functions.http import validated
 from functions.openai_surface import refuse_data_sources
 from functions.openai_wire import ChatCompletionBody, EmbeddingsBody, ResponsesBody, encode, error_object
 from functions.services import services
-from shared.errors import GroundworkError
+from shared.errors import GroundworkError, InvalidParameter, NotFound
 from shared.identity import Principal
 from shared.inferencing import CallContext
-from shared.inferencing.calls import JobAccount
+from shared.inferencing.batches import call_of
 from shared.inferencing.embeddings_api import check_inputs, embeddings_document
 from shared.inferencing.responses import chat_body, whole_response
 from shared.jobs import Ticket
@@ -27,14 +27,7 @@ class LineAnswers:
         self, principal: Principal, endpoint: str, body: Mapping[str, Any], *, ticket: Ticket, request: str
     ) -> tuple[int, bytes]:
         """Status and JSON body; raises errors that may pass."""
-        context = CallContext(
-            tenant=principal.tenant,
-            user=principal.user,
-            purpose="batch",
-            job=JobAccount(ticket.job, ticket.attempt),
-            background=True,
-            correlation_id=request,
-        )
+        context = call_of(principal, ticket, request)
         try:
             match endpoint:
                 case "/v1/chat/completions":
@@ -47,6 +40,18 @@ class LineAnswers:
             if error.retryable:
                 raise
             return self.refusal(error, request)
+
+    async def asked(
+        self, principal: Principal, endpoint: str, body: Mapping[str, Any], *, ticket: Ticket, request: str
+    ) -> dict[str, Any]:
+        """The body of a chat or of an embedding as a service would be asked with it."""
+        if endpoint == "/v1/embeddings":
+            return await _asked_embeddings(dict(body))
+        name = validated(ChatCompletionBody, dict(body)).model or ""
+        refuse_data_sources(body)
+        context = call_of(principal, ticket, request)
+        whole = {key: value for key, value in body.items() if key not in ("stream", "stream_options")}
+        return await services().gateway.check_chat(name, whole, call=context)
 
     def refusal(self, error: GroundworkError, request: str) -> tuple[int, bytes]:
         """Status and JSON body for an error, in OpenAI's shape."""
@@ -72,6 +77,18 @@ async def _embeddings(body: dict[str, Any], context: CallContext) -> bytes:
             lambda: encode(embeddings_document(name, embedded, asked.encoding_format == "base64"))
         )
     return (await services().gateway.exchange_embeddings(name, body, call=context)).answer.data
+
+
+async def _asked_embeddings(body: dict[str, Any]) -> dict[str, Any]:
+    asked = validated(EmbeddingsBody, body)
+    entry = services().catalogue.models.get(asked.model or "")
+    if entry is None:
+        raise NotFound("model", asked.model or "")
+    texts = await check_inputs(entry, asked.input, asked.dimensions)
+    if len(texts) > entry.batch_max_inputs:
+        detail = f"'input' has {len(texts)} texts; a batch's request may have {entry.batch_max_inputs}."
+        raise InvalidParameter(detail, parameter="input")
+    return body
 
 
 async def _response(principal: Principal, body: dict[str, Any], context: CallContext) -> bytes:

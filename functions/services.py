@@ -6,7 +6,7 @@ Nothing here is built while the app is indexed; a process that only answers prob
 from __future__ import annotations
 
 import time
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from shared.config import Settings, settings
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from shared.audit import Audit
     from shared.authentication import Authentication
     from shared.files import Files
-    from shared.inferencing import CallRecord, Catalogue, Gateway
+    from shared.inferencing import CallRecord, Catalogue, DeploymentCredentials, Gateway
     from shared.inferencing.admission import Admission
     from shared.inferencing.batches import Batches
     from shared.inferencing.caching import BoundedCache
@@ -130,13 +130,17 @@ class Services:
     @cached_property
     def batches(self) -> Batches:
         from functions.openai_lines import LineAnswers
+        from shared.inferencing.batch_api import BatchApi
         from shared.inferencing.batches import Batches
+        from shared.inferencing.wire import HttpWire
 
         return Batches(
             storage=self.storage,
             jobs=self.jobs,
             files=self.files,
             answer=LineAnswers(),
+            gateway=self.gateway,
+            apis=partial(BatchApi, HttpWire(), self.model_credentials),
             lanes=self.settings.shards_in_flight,
         )
 
@@ -165,13 +169,19 @@ class Services:
         return parse_catalogue(self.settings.models_file.read_text(), self.settings.environment)
 
     @cached_property
-    def gateway(self) -> Gateway:
-        from shared.inferencing import DeploymentCredentials, Gateway
+    def model_credentials(self) -> DeploymentCredentials:
+        from shared.inferencing import DeploymentCredentials
 
         identity = self.credential() if self.settings.identity_client_id else None
+        return DeploymentCredentials(self.settings.environment, identity=identity)
+
+    @cached_property
+    def gateway(self) -> Gateway:
+        from shared.inferencing import Gateway
+
         return Gateway(
             self.catalogue,
-            credentials=DeploymentCredentials(self.settings.environment, identity=identity),
+            credentials=self.model_credentials,
             recorder=self._record_call,
             admission=self.admission,
         )

@@ -49,3 +49,8 @@ class Admission:
             if reservation is not None:
                 reservation.settle(0.0)
             raise
+
+    async def spend(self, call: CallContext, cost: float) -> None:
+        """Charge the call's job with what it has cost already."""
+        if self._budgets is not None and (reserved := await self._budgets.reserve(call, None, 0.0)):
+            reserved.settle(cost)

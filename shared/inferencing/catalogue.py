@@ -67,6 +67,7 @@ class Deployment:
     price_cached_input_per_million: float
     price_output_per_million: float
     key_setting: str | None
+    batch: bool = False
 
     def url(self, operation: str) -> str:
         """The address of ``operation``, such as ``chat/completions``."""
@@ -79,9 +80,14 @@ class Deployment:
     @property
     def listing_url(self) -> str:
         """An address that answers cheaply wherever the service is up: its list of models."""
+        return self.service_url("models")
+
+    def service_url(self, path: str) -> str:
+        """The address of what belongs to the service and to no deployment of it, such as ``files``."""
         if self.api is Api.AZURE_DEPLOYMENTS:
-            return f"{self.endpoint}/openai/models?api-version={self.api_version}"
-        return self.url("models")
+            separator = "&" if "?" in path else "?"
+            return f"{self.endpoint}/openai/{path}{separator}api-version={self.api_version}"
+        return self.url(path)
 
     def cost(self, prompt_tokens: int, cached_tokens: int, completion_tokens: int) -> float:
         """Estimated price of a call, in the currency of the catalogue."""
@@ -108,7 +114,10 @@ class Timeouts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Model:
-    """A logical model: the name the app asks for, and the deployments that may answer."""
+    """A logical model: the name the app asks for, and the deployments that may answer.
+
+    ``batch_deployments`` take whole batches and no call.
+    """
 
     name: str
     kind: Kind
@@ -125,6 +134,7 @@ class Model:
     hedge: bool
     timeouts: Timeouts
     deployments: tuple[Deployment, ...]
+    batch_deployments: tuple[Deployment, ...] = ()
 
     @property
     def version(self) -> str:
@@ -133,6 +143,12 @@ class Model:
     def version_in(self, zone: str | None) -> str:
         """The version that answers calls of a data zone; None is the first deployment's."""
         return next((each.version for each in self.deployments if each.data_zone == zone), self.version)
+
+    def batch_deployment(self, zone: str | None = None) -> Deployment | None:
+        """Where a batch of a data zone's calls is handed in; None is the first deployment's zone."""
+        zone = zone or self.deployments[0].data_zone
+        fitting = [each for each in self.batch_deployments if each.data_zone == zone]
+        return min(fitting, key=lambda each: each.priority, default=None)
 
     def cost_at_most(self, prompt_tokens: int, completion_tokens: int | None) -> float:
         """What a call may cost, whichever deployment answers; an answer without a limit is a full one."""
@@ -173,9 +189,11 @@ def _model(name: str, table: _Table, settings: Mapping[str, str]) -> Model:
     table.check(NAME.fullmatch(name) is not None, None, "a model's name is letters, digits, '.', '_', '-'")
     kind = Kind(table.choice("kind", tuple(Kind)))
     embedding, chat = kind is Kind.EMBEDDING, kind is Kind.CHAT
-    deployments = tuple(_deployment(entry, settings) for entry in table.array("deployments"))
-    table.check(bool(deployments), "deployments", "at least one deployment is needed")
-    _check_interchangeable(table, deployments)
+    every = tuple(_deployment(entry, settings) for entry in table.array("deployments"))
+    deployments = tuple(each for each in every if not each.batch)
+    table.check(bool(deployments), "deployments", "at least one deployment that takes calls is needed")
+    table.check(kind is not Kind.RERANK or deployments == every, "deployments", "no batch API re-ranks")
+    _check_interchangeable(table, every)
     model = Model(
         name=name,
         kind=kind,
@@ -193,6 +211,7 @@ def _model(name: str, table: _Table, settings: Mapping[str, str]) -> Model:
         hedge=table.flag("hedge", False) if embedding else False,
         timeouts=_timeouts(table.table("timeouts")),
         deployments=deployments,
+        batch_deployments=tuple(each for each in every if each.batch),
     )
     table.end()
     return model
@@ -245,6 +264,7 @@ def _deployment(table: _Table, settings: Mapping[str, str]) -> Deployment:
         price_cached_input_per_million=table.number("price_cached_input_per_million", price, least=0.0),
         price_output_per_million=table.number("price_output_per_million", 0.0, least=0.0),
         key_setting=table.text("key_setting", None),
+        batch=table.flag("batch", False),
     )
     table.check(NAME.fullmatch(name) is not None, "name", "letters, digits, '.', '_' and '-' only")
     table.end()

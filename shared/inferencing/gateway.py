@@ -25,7 +25,7 @@ from shared.limits import UNLIMITED, Limits
 from .account import Account
 from .admission import Admission, Admitted
 from .breaker import State
-from .calls import CallContext, Completion, Embedded, Recorder, Reranked, Usage, discard
+from .calls import CallContext, CallRecord, Completion, Embedded, Recorder, Reranked, Usage, discard
 from .catalogue import Catalogue, Deployment, Kind, Model
 from .chat import (
     ASKING_MEMBER,
@@ -232,6 +232,22 @@ class Gateway:
                 usage = account.opened.answer.usage or estimate_usage(entry, body, "".join(text))
                 account.usage = usage
             account.settle()
+
+    async def check_chat(self, model: str, body: Mapping[str, Any], *, call: CallContext) -> dict[str, Any]:
+        """The body of a chat completion as a service is to get it. Raises as ``complete`` does before it
+        sends anything, except that no room is waited for."""
+        entry = self._entry(model, Kind.CHAT)
+        return dict((await check_chat(entry, body, await self._limits(call))).body)
+
+    async def has_cost_ceiling(self, call: CallContext) -> bool:
+        """Whether what a job of the caller may cost is limited."""
+        return (await self._limits(call)).job_cost is not None
+
+    async def note_answered(self, record: CallRecord) -> None:
+        """Charge and record a call that a service has answered in a batch of its own."""
+        if self._admission is not None:
+            await self._admission.spend(record.call, record.estimated_cost)
+        self._recorder(record)
 
     async def health(self) -> dict[str, ModelHealth]:
         """For each model whether it can be served, and the state of each deployment.

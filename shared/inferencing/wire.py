@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import TYPE_CHECKING, Protocol
 
 from .faults import DeploymentFault, FaultKind
@@ -55,19 +55,25 @@ class HttpWire:
     async def post(
         self, url: str, headers: Mapping[str, str], body: bytes, connect_seconds: float
     ) -> WireResponse:
-        return await self._send("POST", url, headers, body, connect_seconds)
+        return await self.send("POST", url, headers, body, connect_seconds)
 
     async def get(self, url: str, headers: Mapping[str, str], connect_seconds: float) -> WireResponse:
-        return await self._send("GET", url, headers, None, connect_seconds)
+        return await self.send("GET", url, headers, None, connect_seconds)
 
     async def close(self) -> None:
         if self._session is not None:
             await self._session.close()
             self._session = None
 
-    async def _send(
-        self, method: str, url: str, headers: Mapping[str, str], body: bytes | None, connect_seconds: float
+    async def send(
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        body: bytes | AsyncIterator[bytes] | None,
+        connect_seconds: float,
     ) -> WireResponse:
+        """Send any request; a body that comes in parts needs its ``Content-Length`` among the headers."""
         import aiohttp
 
         session = self._session or self._open()

@@ -13,6 +13,7 @@ from typing import Any
 
 import openai
 import pytest
+from batch_service import KEY, BatchService
 from running_stack import RunningStack
 
 from laptop.environment import ROOT
@@ -30,6 +31,29 @@ deployment = "echo"
 api = "openai"
 version = "1"
 data_zone = "local"
+
+[models.bulk]
+kind = "chat"
+context_tokens = 4000
+max_output_tokens = 100
+[[models.bulk.deployments]]
+name = "only"
+endpoint = "http://127.0.0.1:{port}/v1"
+deployment = "echo"
+api = "openai"
+version = "1"
+data_zone = "local"
+[[models.bulk.deployments]]
+name = "night"
+batch = true
+endpoint = "http://127.0.0.1:{batch_port}"
+deployment = "bulk-night"
+api = "azure-v1"
+version = "1"
+data_zone = "local"
+price_input_per_million = 1000
+price_output_per_million = 2000
+key_setting = "BATCH_SERVICE_KEY"
 """
 
 
@@ -64,15 +88,26 @@ def service() -> Iterator[Service]:
 
 
 @pytest.fixture(scope="package")
-def own(service: Service, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
-    """A stack whose only model is that service."""
+def batch_service() -> Iterator[BatchService]:
+    """A service that runs whole batches."""
+    found = BatchService().start()
+    yield found
+    found.stop()
+
+
+@pytest.fixture(scope="package")
+def own(
+    service: Service, batch_service: BatchService, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RunningStack]:
+    """A stack whose only models are those services."""
     folder = tmp_path_factory.mktemp("batches")
     catalogue = folder / "models.toml"
-    catalogue.write_text(CATALOGUE.format(port=service.port))
+    catalogue.write_text(CATALOGUE.format(port=service.port, batch_port=batch_service.port))
     endpoint = f"http://127.0.0.1:{service.port}/v1"
     stack = Stack(
         python=Path(sys.executable), folder=folder, model_endpoint=endpoint, models_file=str(catalogue)
     )
+    stack.settings = {"BATCH_SERVICE_KEY": KEY}
     stack.start()
     try:
         yield RunningStack(stack)

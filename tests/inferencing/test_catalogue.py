@@ -123,3 +123,13 @@ def test_a_reranker_needs_no_limits_and_is_found_by_its_version() -> None:
     assert catalogue.reranker() is catalogue.reranker(version="1") is catalogue.models["rank"]
     assert catalogue.reranker(version="2") is None
     assert parse_catalogue(CHAT, SETTINGS).reranker() is None
+
+
+def test_a_batch_deployment_takes_batches_of_its_zone_and_no_call() -> None:
+    model = parse_catalogue(second(name="night") + "batch = true\n", SETTINGS).models["chat"]
+    assert [each.name for each in model.deployments] == ["ptu"]
+    assert [each.name for each in model.batch_deployments] == ["night"]
+    assert model.batch_deployment() == model.batch_deployment("eu") == model.batch_deployments[0]
+    assert model.batch_deployment("us") is None
+    with pytest.raises(CatalogueError, match=r"models\.chat\.deployments: at least one .* takes calls"):
+        parse_catalogue(CHAT + "batch = true\n", SETTINGS)

@@ -18,6 +18,7 @@ from typing import Any
 
 from devhost.durable.store import Instance
 from laptop.stack import Stack
+from tests.batches.batch_service import KEY, BatchService
 from tests.chaos.faults import FaultProxy
 from tests.receiver import ADDRESS, Receiver, Reply
 from tests.running_stack import RunningStack
@@ -28,12 +29,34 @@ SHARD_DOCUMENTS = 100
 MANY_SHARDS_DOCUMENTS = 5 * SHARD_DOCUMENTS + 20
 SENTENCE = "The harbour master logged crossing {} at the north quay. "
 
+EMBEDDING_LINE = {
+    "method": "POST",
+    "url": "/v1/embeddings",
+    "body": {"model": "embedding", "input": "The harbour."},
+}
+CHAT_LINE = {
+    "method": "POST",
+    "url": "/v1/chat/completions",
+    "body": {"model": "chat", "messages": [{"role": "user", "content": "Say hello."}]},
+}
+BATCH_DEPLOYMENT = """
+[[models.chat.deployments]]
+name = "night"
+batch = true
+endpoint = "{endpoint}"
+deployment = "bulk-night"
+api = "azure-v1"
+version = "SmolLM2-135M-Instruct"
+data_zone = "local"
+key_setting = "BATCH_SERVICE_KEY"
+"""
+
 
 class Recorder:
     """Runs what is to be recorded; `scenarios` tells afterwards which instance stands for what."""
 
-    def __init__(self, running: RunningStack, model: FaultProxy) -> None:
-        self.running, self.model = running, model
+    def __init__(self, running: RunningStack, model: FaultProxy, batches: BatchService) -> None:
+        self.running, self.model, self.batches = running, model, batches
         self.scenarios: dict[str, str] = {}
 
     def run(self) -> None:
@@ -61,7 +84,16 @@ class Recorder:
         time.sleep(1)
         self._call("POST", f"/api/jobs/{job}/cancel")
         self._job("cancelled_batch", job)
+        self.run_elsewhere()
         self._job("collection", self._call("DELETE", "/api/collections/recorded")["id"])
+
+    def run_elsewhere(self) -> None:
+        """Batches that the service runs itself, one of which it refuses."""
+        self.batches.faults = [("POST batches", 429), ("GET batches/", 500)]
+        self._job("batch_run_elsewhere", self._batch(20, CHAT_LINE))
+        self.batches.end = "failed"
+        self._job("batch_refused_elsewhere", self._batch(20, CHAT_LINE))
+        assert [one["status"] for one in self.batches.batches.values()] == ["completed", "failed"]
 
     def _webhook(self) -> None:
         """One job's end is told at the second try, and of no other."""
@@ -94,9 +126,7 @@ class Recorder:
     def _reindex(self) -> str:
         return self._call("POST", "/api/collections/recorded/reindex", {"chunk_characters": 100})["id"]
 
-    def _batch(self, lines: int) -> str:
-        body = {"model": "embedding", "input": "The harbour."}
-        line = {"method": "POST", "url": "/v1/embeddings", "body": body}
+    def _batch(self, lines: int, line: dict[str, Any] = EMBEDDING_LINE) -> str:
         data = "".join(f"{json.dumps({**line, 'custom_id': str(n)})}\n" for n in range(lines))
         fields = {'name="purpose"': "batch", 'name="file"; filename="in.jsonl"': data}
         parts = [f"--x\r\nContent-Disposition: form-data; {n}\r\n\r\n{v}\r\n" for n, v in fields.items()]
@@ -104,7 +134,7 @@ class Recorder:
         sent = {"Content-Type": "multipart/form-data; boundary=x"}
         status, file = self.running.call("POST", "/v1/files", form, headers=sent)
         assert status == 200, file
-        asked = {"input_file_id": file["id"], "endpoint": "/v1/embeddings", "completion_window": "24h"}
+        asked = {"input_file_id": file["id"], "endpoint": line["url"], "completion_window": "24h"}
         return self._call("POST", "/v1/batches", asked)["job_id"]
 
     def _job(self, scenario: str, job: str) -> None:
@@ -135,19 +165,25 @@ def main() -> int:
     """Run, and replace the files of the present version."""
     version = json.loads((Path("host.json")).read_text())["extensions"]["durableTask"]["defaultVersion"]
     with tempfile.TemporaryDirectory() as folder:
-        stack = Stack(python=Path(sys.executable), folder=Path(folder))
+        batches = BatchService().start()
+        models = Path(folder) / "models.toml"
+        night = BATCH_DEPLOYMENT.format(endpoint=f"http://127.0.0.1:{batches.port}")
+        models.write_text(Path("models.local.toml").read_text() + night)
+        stack = Stack(python=Path(sys.executable), folder=Path(folder), models_file=str(models))
         model = FaultProxy(f"http://127.0.0.1:{stack.port('model')}", seed=1).start()
         stack.settings = {
             "GROUNDWORK_MODEL_ENDPOINT": f"{model.url}/v1",
+            "BATCH_SERVICE_KEY": KEY,
             "GROUNDWORK_OUTGOING_NETWORKS": f"{ADDRESS}/32",
         }
         stack.start()
         try:
-            recorder = Recorder(RunningStack(stack), model)
+            recorder = Recorder(RunningStack(stack), model, batches)
             recorder.run()
         finally:
             stack.stop()
             model.stop()
+            batches.stop()
         for old in FOLDER.glob(f"*.{version}.*.json"):
             old.unlink()
         for history in recorded(Path(folder) / "devhost" / "durable.db", recorder.scenarios):

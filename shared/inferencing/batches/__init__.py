@@ -3,5 +3,6 @@
 from .execution import WINDOWS, Asked, Batches
 from .lines import ENDPOINTS, full_endpoint
 from .records import Batch
+from .runs import call_of
 
-__all__ = ["ENDPOINTS", "WINDOWS", "Asked", "Batch", "Batches", "full_endpoint"]
+__all__ = ["ENDPOINTS", "WINDOWS", "Asked", "Batch", "Batches", "call_of", "full_endpoint"]

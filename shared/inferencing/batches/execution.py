@@ -2,7 +2,7 @@
 
     create     the record of what is asked, the job
     plan       one pass over the input: its shards, or why it cannot be run
-    run        the lines of one shard, as far as one activity goes
+    run        the lines of one shard, as far as one activity goes; `offload.py` hands all of them elsewhere
     finish     put the outputs together, note the end
 
 A step that is run again does the same thing again. What became of a line is noted once, in the ledger of its
@@ -12,10 +12,9 @@ shard; the files are made of the blocks that the ledgers name, by the storage se
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -25,17 +24,32 @@ from shared.files import File, blob_name
 from shared.jobs import STATUS_ERRORS, Job, Kind, State, Ticket
 from shared.storage import FILES, Changed
 
-from .ledger import Ledger, entries
+from .ledger import entries, errors_blob, ledger_of, output_blob
 from .lines import LineSplitter, error_of, parse_line
-from .plans import MAX_LINES, MOST_ERRORS, Indexer, Plan, digest, duplicates, file_error, numbered_lines
+from .offload import Offload
+from .plans import (
+    MAX_LINES,
+    MOST_ERRORS,
+    Indexer,
+    Plan,
+    digest,
+    duplicates,
+    file_error,
+    numbered_lines,
+    plan_of,
+)
 from .records import Batch, BatchRecords
-from .runs import Answerer, Left, Run, Stop, Work
+from .runs import CANCELLED, EXPIRED, Answerer, Left, Run, Stop, Work
 
 if TYPE_CHECKING:
     from shared.files import Files
     from shared.identity import Principal
     from shared.jobs import Jobs
     from shared.storage import Storage
+
+    from ..batch_api import BatchApi
+    from ..catalogue import Deployment
+    from ..gateway import Gateway
 
 PURPOSE = "batch"
 OUTPUT_PURPOSE = "batch_output"
@@ -46,9 +60,6 @@ WINDOWS = {"24h": 24 * 3600}
 HOLD_SECONDS = 7 * 24 * 3600
 # The first errors of a batch are shown with its job; its errors file has all of them.
 SHOWN_ERRORS_BYTES = 256 * 1024
-
-CANCELLED = Stop("batch_cancelled", "The batch was cancelled before this request was answered.")
-EXPIRED = Stop("batch_expired", "The batch's completion window ended before this request was answered.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,13 +76,24 @@ class Asked:
 class Batches:
     """The steps of batches over one storage account."""
 
-    def __init__(self, *, storage: Storage, jobs: Jobs, files: Files, answer: Answerer, lanes: int) -> None:
+    def __init__(
+        self,
+        *,
+        storage: Storage,
+        jobs: Jobs,
+        files: Files,
+        answer: Answerer,
+        gateway: Gateway,
+        apis: Callable[[Deployment], BatchApi],
+        lanes: int,
+    ) -> None:
         self._storage = storage
         self._jobs = jobs
         self._files = files
         self._answer = answer
         self._lanes = lanes
         self.records = BatchRecords(storage)
+        self.offload = Offload(self, storage=storage, jobs=jobs, answer=answer, gateway=gateway, apis=apis)
 
     # --- create ---
 
@@ -115,7 +137,7 @@ class Batches:
         until = batch.expires + HOLD_SECONDS
         await self._files.hold(batch.principal.tenant, batch.input_file, batch.job, until)
 
-    async def _end(
+    async def end(
         self,
         ticket: Ticket,
         batch: Batch,
@@ -129,9 +151,10 @@ class Batches:
     async def fail(self, ticket: Ticket, error: Mapping[str, Any]) -> None:
         """End a job that cannot go on; what its ledgers hold is there for another attempt."""
         batch = await self.records.read(ticket.tenant, ticket.job)
+        await self.offload.abandon(ticket, batch)
         answered, failed = await self.counts(await self._jobs.get(ticket.tenant, ticket.job))
         reason = {"item": "", **{name: error[name] for name in ("code", "message", "retryable")}}
-        await self._end(ticket, batch, State.FAILED, {"answered": answered, "failed": failed}, [reason])
+        await self.end(ticket, batch, State.FAILED, {"answered": answered, "failed": failed}, [reason])
 
     # --- plan ---
 
@@ -150,6 +173,7 @@ class Batches:
             plan = await self._plan_first(ticket, batch)
         if plan is None:
             return {"refused": True}
+        plan = replace(plan, offloaded=await self.offload.target(ticket, batch, plan.models))
         await self._jobs.put(ticket, "plan", plan.to_dict())
         await self._jobs.begin(ticket, total=plan.total)
         await self.records.note(batch, in_progress=time.time(), finalizing=0.0, ended="")
@@ -157,6 +181,7 @@ class Batches:
             "refused": False,
             "shards": len(plan.shards),
             "lanes": min(self._lanes, len(plan.shards)),
+            "offloaded": bool(plan.offloaded),
         }
 
     async def _plan_first(self, ticket: Ticket, batch: Batch) -> Plan | None:
@@ -174,8 +199,8 @@ class Batches:
         await asyncio.to_thread(indexer.end)
         faults = await self._file_faults(file, indexer)
         if faults:
-            shown = [{"item": _where(fault), "retryable": False, **fault} for fault in faults]
-            await self._end(ticket, batch, State.FAILED, {}, shown)
+            shown = [{"item": where(fault), "retryable": False, **fault} for fault in faults]
+            await self.end(ticket, batch, State.FAILED, {}, shown)
             return None
         return Plan(indexer.total, tuple(indexer.shards), tuple(sorted(indexer.models)))
 
@@ -215,7 +240,7 @@ class Batches:
         shards = [
             replace(shard, done=shard.done | mask) for shard, mask in zip(plan.shards, answered, strict=True)
         ]
-        info = await self._storage.blob_info(FILES, self._output_blob(before))
+        info = await self._storage.blob_info(FILES, output_blob(before))
         if info is None and batch.output_file:
             raise Conflict("The batch's output file was deleted: its answers cannot be completed.")
         return Plan(
@@ -231,10 +256,9 @@ class Batches:
 
     async def run(self, ticket: Ticket, number: int) -> dict[str, Any]:
         """Work on the lines of a shard: how many are left, and how long to wait before going on."""
-        plan = await self._plan_of(ticket)
+        plan = await plan_of(self._jobs, ticket)
         shard = plan.shards[number]
-        ledger = Ledger(self._storage, ticket, number, self._output_blob(ticket), self._errors_blob(ticket))
-        await ledger.read()
+        ledger = await ledger_of(self._storage, ticket, number)
         pending = shard.pending & ~ledger.done
         left = Left(0)
         if pending:
@@ -243,26 +267,20 @@ class Batches:
             source = self._storage.read_blob(
                 FILES, blob_name(ticket.tenant, batch.input_file), shard.start, shard.end
             )
-            run = Run(work, ledger, self._answer, lambda: self._stop(ticket, batch))
+            run = Run(work, ledger, self._answer, lambda: self.stop(ticket, batch))
             left = await run.through(numbered_lines(source, shard.start, shard.first_line), pending)
         return {"left": left.lines, "wait_seconds": left.wait_seconds}
 
-    async def _stop(self, ticket: Ticket, batch: Batch) -> Stop | None:
+    async def stop(self, ticket: Ticket, batch: Batch) -> Stop | None:
         if time.time() >= batch.expires:
             return EXPIRED
         return CANCELLED if await self._jobs.cancel_requested(ticket) else None
-
-    async def _plan_of(self, ticket: Ticket) -> Plan:
-        data = await self._jobs.fetch(ticket, "plan")
-        if data is None:
-            raise NotFound("plan of the job", ticket.job)
-        return Plan.from_dict(data)
 
     # --- finish ---
 
     async def finish(self, ticket: Ticket) -> None:
         """Put the outputs together and end the job."""
-        plan = await self._plan_of(ticket)
+        plan = await plan_of(self._jobs, ticket)
         batch = await self.records.read(ticket.tenant, ticket.job)
         await self.records.note(batch, finalizing=time.time())
         output, errors = [*plan.blocks], []
@@ -283,7 +301,7 @@ class Batches:
         await self.records.note(batch, output_file=output_file, errors_file=errors_file, ended=ended)
         counts = {"answered": answered, "failed": failed}
         shown = await self._first_errors(ticket) if errors_file else []
-        await self._end(ticket, batch, _state(ended, answered, failed), counts, shown)
+        await self.end(ticket, batch, _state(ended, answered, failed), counts, shown)
 
     async def _put_together(
         self, ticket: Ticket, batch: Batch, kind: str, blocks: list[str], etag: str
@@ -291,7 +309,7 @@ class Batches:
         """Make a file of the blocks; its id, or nothing where there are none."""
         if not blocks:
             return ""
-        blob = self._output_blob(ticket) if kind == "output" else self._errors_blob(ticket)
+        blob = output_blob(ticket) if kind == "output" else errors_blob(ticket)
         # Another version than the attempt began with is this very step's, which could not tell of it.
         with suppress(Changed):
             await self._storage.commit_blocks(
@@ -316,7 +334,7 @@ class Batches:
         return file.id
 
     async def _first_errors(self, ticket: Ticket) -> list[dict[str, Any]]:
-        blob = self._errors_blob(ticket)
+        blob = errors_blob(ticket)
         info = await self._storage.blob_info(FILES, blob)
         shown: list[dict[str, Any]] = []
         splitter = LineSplitter()
@@ -335,13 +353,6 @@ class Batches:
                     }
                 )
         return shown[:STATUS_ERRORS]
-
-    def _output_blob(self, ticket: Ticket) -> str:
-        """All attempts write to one output: a later one goes on from what is there."""
-        return blob_name(ticket.tenant, _file_id(ticket.job, "output"))
-
-    def _errors_blob(self, ticket: Ticket) -> str:
-        return blob_name(ticket.tenant, _file_id(ticket.job, f"errors:{ticket.attempt}"))
 
     # --- status ---
 
@@ -389,11 +400,7 @@ class Batches:
 _ENDS = ("completed", "failed", "expired", "cancelled")
 
 
-def _file_id(job: str, kind: str) -> str:
-    return f"file-{hashlib.sha256(f'{job}:{kind}'.encode()).hexdigest()[:32]}"
-
-
-def _where(fault: Mapping[str, Any]) -> str:
+def where(fault: Mapping[str, Any]) -> str:
     return f"line {fault['line']}" if fault["line"] else ""
 
 

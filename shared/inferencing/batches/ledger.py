@@ -11,11 +11,13 @@ The rows lie where the progress of jobs lies: the sums of ``ok`` and ``failed`` 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from shared.errors import StorageUnavailable
+from shared.files import blob_name
 from shared.jobs import PROGRESS_TABLE, Ticket
 from shared.storage import FILES, Exists
 
@@ -83,17 +85,19 @@ class Ledger:
             self.done |= entry.answered | entry.failed
             self._length += 1
 
-    async def append(self, outcomes: list[Outcome]) -> None:
-        """Note outcomes and keep their lines; those of lines that are noted already are dropped."""
+    async def append(self, outcomes: list[Outcome]) -> list[Outcome]:
+        """Note outcomes and keep their lines; those of lines that are noted already are dropped.
+
+        The value is what this call has noted.
+        """
         for _ in range(WRITE_TRIES - 1):
             try:
-                await self._append(outcomes)
-                return
+                return await self._append(outcomes)
             except StorageUnavailable:
                 await asyncio.sleep(WRITE_PAUSE_SECONDS)
-        await self._append(outcomes)
+        return await self._append(outcomes)
 
-    async def _append(self, outcomes: list[Outcome]) -> None:
+    async def _append(self, outcomes: list[Outcome]) -> list[Outcome]:
         while new := [outcome for outcome in outcomes if not self.done >> outcome.index & 1]:
             output = [outcome.data for outcome in new if outcome.answered]
             errors = [outcome.data for outcome in new if not outcome.answered]
@@ -116,10 +120,31 @@ class Ledger:
                 continue
             self.done |= sum(1 << outcome.index for outcome in new)
             self._length += 1
-            return
+            return new
+        return []
 
     async def _stage(self, blob: str, lines: list[bytes]) -> str:
         return await self.storage.stage_block(FILES, blob, b"".join(lines)) if lines else ""
+
+
+def output_blob(ticket: Ticket) -> str:
+    """All attempts write to one output: a later one goes on from what is there."""
+    return blob_name(ticket.tenant, _file_id(ticket.job, "output"))
+
+
+def errors_blob(ticket: Ticket) -> str:
+    return blob_name(ticket.tenant, _file_id(ticket.job, f"errors:{ticket.attempt}"))
+
+
+def _file_id(job: str, kind: str) -> str:
+    return f"file-{hashlib.sha256(f'{job}:{kind}'.encode()).hexdigest()[:32]}"
+
+
+async def ledger_of(storage: Storage, ticket: Ticket, shard: int) -> Ledger:
+    """The log of a shard with what has been noted so far."""
+    ledger = Ledger(storage, ticket, shard, output_blob(ticket), errors_blob(ticket))
+    await ledger.read()
+    return ledger
 
 
 async def entries(storage: Storage, ticket: Ticket, shard: int | None = None) -> AsyncIterator[Entry]:

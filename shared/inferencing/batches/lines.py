@@ -139,7 +139,7 @@ def answered_line(job: str, number: int, custom_id: str, status: int, body: byte
     own_id = request_id(job, number)
     # JSON has line ends between its tokens only, so that a space can take their place.
     flat = body.replace(b"\r", b" ").replace(b"\n", b" ")
-    head = _encode({"id": own_id, "custom_id": custom_id})[:-1]
+    head = encode({"id": own_id, "custom_id": custom_id})[:-1]
     told = b',"response":{"status_code":%d,"request_id":"%b","body":%b},"error":null}\n'
     return head + told % (status, own_id.encode(), flat)
 
@@ -149,7 +149,7 @@ def failed_line(
 ) -> bytes:
     """The line of a request that was never answered; ``line`` is its number in the input, from 1."""
     error: dict[str, Any] = {"code": code, "message": message, "param": param, "line": number}
-    return _encode(
+    return encode(
         {"id": request_id(job, number), "custom_id": custom_id, "response": None, "error": error}
     ) + (b"\n")
 
@@ -160,5 +160,5 @@ def error_of(line: Mapping[str, Any]) -> dict[str, Any]:
     return line.get("error") or (body.get("error") if isinstance(body, dict) else None) or {}
 
 
-def _encode(value: Any) -> bytes:
+def encode(value: Any) -> bytes:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()

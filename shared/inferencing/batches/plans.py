@@ -7,9 +7,14 @@ from array import array
 from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from shared.errors import NotFound
 
 from .lines import Line, LineSplitter, RawLine, parse_line
+
+if TYPE_CHECKING:
+    from shared.jobs import Jobs, Ticket
 
 # As OpenAI's: of one batch ("Batch API").
 MAX_LINES = 50_000
@@ -48,6 +53,7 @@ class Plan:
     """The work of one attempt. ``answered`` lines lie in the ``blocks`` of the output already.
 
     ``output_etag`` is the output's version before the attempt: none but the attempt itself may replace it.
+    ``offloaded`` names the deployment whose own Batch API runs the attempt; empty where it runs here.
     """
 
     total: int
@@ -56,7 +62,7 @@ class Plan:
     answered: int = 0
     blocks: tuple[str, ...] = ()
     output_etag: str = ""
-    offloaded: bool = False
+    offloaded: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         plain = {name: getattr(self, name) for name in self.__dataclass_fields__}
@@ -72,6 +78,14 @@ class Plan:
                 "blocks": tuple(data["blocks"]),
             }
         )
+
+
+async def plan_of(jobs: Jobs, ticket: Ticket) -> Plan:
+    """What was laid out for an attempt."""
+    data = await jobs.fetch(ticket, "plan")
+    if data is None:
+        raise NotFound("plan of the job", ticket.job)
+    return Plan.from_dict(data)
 
 
 def digest(custom_id: str) -> int:

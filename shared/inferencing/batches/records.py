@@ -44,7 +44,6 @@ class Batch:
     ended: str = ""
     output_file: str = ""
     errors_file: str = ""
-    remote: str = ""
 
     @property
     def id(self) -> str:

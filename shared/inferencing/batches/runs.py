@@ -18,6 +18,7 @@ from shared.errors import GroundworkError, InternalError, ModelsUnavailable, Rat
 from shared.identity import Principal
 from shared.jobs import Ticket
 
+from ..calls import CallContext, JobAccount
 from ..faults import DeploymentFault, FaultKind
 from .ledger import Ledger, Outcome
 from .lines import Line, RawLine, answered_line, failed_line, parse_line, request_id
@@ -48,6 +49,12 @@ class Answerer(Protocol):
         """Status and JSON body. Raises what may pass if it is tried again later."""
         ...
 
+    async def asked(
+        self, principal: Principal, endpoint: str, body: Mapping[str, Any], *, ticket: Ticket, request: str
+    ) -> dict[str, Any]:
+        """The body as a service would be asked with it. Raises what refuses it."""
+        ...
+
     def refusal(self, error: GroundworkError, request: str) -> tuple[int, bytes]:
         """Status and JSON body for an error that did not pass."""
         ...
@@ -59,6 +66,22 @@ class Stop:
 
     code: str
     message: str
+
+
+CANCELLED = Stop("batch_cancelled", "The batch was cancelled before this request was answered.")
+EXPIRED = Stop("batch_expired", "The batch's completion window ended before this request was answered.")
+
+
+def call_of(principal: Principal, ticket: Ticket, request: str) -> CallContext:
+    """How the call of a line is accounted for."""
+    return CallContext(
+        tenant=principal.tenant,
+        user=principal.user,
+        purpose="batch",
+        job=JobAccount(ticket.job, ticket.attempt),
+        background=True,
+        correlation_id=request,
+    )
 
 
 @dataclass(frozen=True, slots=True)
