@@ -304,6 +304,7 @@ class Retrieval:
         index = await self._indexes.of(model)
         asked = min(MAX_TOP, wanted + SPARE_CHUNKS) if wanted else 0
         searches = 0
+        seen: dict[tuple[str, str], int] = {}
         while True:
             searches += 1
             result = await index.search(replace(request, top=asked))
@@ -314,7 +315,8 @@ class Retrieval:
                 if _is_visible(hit, records) and _may_be_read(hit, records, request.readers, readers_of)
             ]
             complete = len(hits) >= wanted or len(result.hits) < asked or asked == MAX_TOP
-            overtaken = searches == 1 and any(_is_overtaken(hit, records) for hit in result.hits)
+            overtaken = any(_is_overtaken(hit, records, seen) for hit in result.hits)
+            seen |= {name: record.visible for name, record in records.items()}
             if (complete and not overtaken) or searches == SEARCHES_MAX:
                 return _Answered(hits, result.count, result.facets, result.semantic)
             if not complete:
@@ -375,9 +377,11 @@ def _may_be_read(
     return not {*caller}.isdisjoint(readers_of[hit.chunk.collection] if own is None else own)
 
 
-def _is_overtaken(hit: Hit, records: _Records) -> bool:
-    record = records.get((hit.chunk.collection, hit.chunk.document))
-    return record is not None and record.visible > hit.chunk.version
+def _is_overtaken(hit: Hit, records: _Records, seen: Mapping[tuple[str, str], int]) -> bool:
+    """Whether the search may have missed the visible version, as one after it was ``seen`` cannot."""
+    name = (hit.chunk.collection, hit.chunk.document)
+    record = records.get(name)
+    return record is not None and record.visible > hit.chunk.version and seen.get(name) != record.visible
 
 
 def _merged(rankings: Sequence[list[Hit]]) -> list[Hit]:

@@ -120,19 +120,22 @@ async def test_a_document_is_seen_in_one_version_during_a_swap(world: World) -> 
     assert versions == sorted(versions)
 
 
-async def test_a_swap_between_the_index_and_the_records_shows_the_new_version(world: World) -> None:
+@pytest.mark.parametrize("swaps", [1, 2, 3])
+async def test_swaps_between_the_index_and_the_records_show_the_newest_version(
+    world: World, swaps: int
+) -> None:
     await world.collection()
     await world.add("resin.md", RESIN, version=1)
 
     class Swapping(Documents):
-        """Records that are first read just after a new version was made visible."""
+        """Records that are read just after a new version was made visible, so many times."""
 
-        swapped = False
+        version = 1
 
         async def find_all(self, tenant: str, collection: str, ids: Iterable[str]) -> dict[str, Document]:
-            if not self.swapped:
-                self.swapped = True
-                await world.add("resin.md", RESIN, version=2)
+            if self.version <= swaps:
+                self.version += 1
+                await world.add("resin.md", RESIN, version=self.version)
             return await super().find_all(tenant, collection, ids)
 
     retrieval = Retrieval(
@@ -141,7 +144,8 @@ async def test_a_swap_between_the_index_and_the_records_shows_the_new_version(wo
         indexes=world.indexes,
         gateway=world.gateway,
     )
-    assert documents(await retrieval.search(ALICE, [world.name], "resin store")) == [("resin.md", 2)]
+    found = documents(await retrieval.search(ALICE, [world.name], "resin store"))
+    assert found == [("resin.md", swaps + 1)]
 
 
 async def test_access_lists_and_tenants_are_kept_apart(world: World) -> None:
