@@ -48,6 +48,7 @@ class Snapshot:
     floor: int
     gone: int
     deletions: int
+    deleting: bool
 
 
 @dataclass
@@ -60,6 +61,7 @@ class Line:
     floor: int = 0
     gone: int = 0
     deletions: int = 0
+    deleting: bool = False
     deleted_last: bool = False
     texts: dict[int, str] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -79,10 +81,11 @@ class Line:
     def deletion_begins(self) -> None:
         with self.lock:
             self.deletions += 1
+            self.deleting = True
 
     def deletion_accepted(self) -> None:
         with self.lock:
-            self.gone, self.deleted_last = self.serial, True
+            self.gone, self.deleted_last, self.deleting = self.serial, True, False
 
     @property
     def expected(self) -> int:
@@ -91,12 +94,12 @@ class Line:
 
     def snapshot(self) -> Snapshot:
         with self.lock:
-            return Snapshot(self.floor, self.gone, self.deletions)
+            return Snapshot(self.floor, self.gone, self.deletions, self.deleting)
 
     def faults(self, before: Snapshot, hits: Sequence[Mapping[str, Any]]) -> list[str]:
         """What is wrong about what a query found that began at ``before``."""
         if not hits:
-            undisturbed = self.deletions == before.deletions
+            undisturbed = self.deletions == before.deletions and not before.deleting
             if before.floor > before.gone and undisturbed:
                 return [f"{self.name}: nothing is visible, and serial {before.floor} was"]
             return []
