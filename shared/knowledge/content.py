@@ -124,6 +124,15 @@ class ContentStore:
 
         await _in_turns([remove(*pack) for pack in _by_pack(claims)])
 
+    async def remove_others(
+        self, tenant: str, collection: str, kind: str, origin: str, claims: Iterable[str]
+    ) -> None:
+        """Remove the pieces of one origin and kind whose pack none of ``claims`` names."""
+        root = f"{tenant}/{collection}/"
+        kept = {f"{root}{name}" for container, name, _ in _by_pack(claims) if container == kind}
+        listed = self._storage.list_blobs(kind, f"{root}{origin}-")
+        await self._storage.delete_listed(kind, [blob async for blob in listed if blob.name not in kept])
+
     async def remove_collection(self, tenant: str, collection: str) -> None:
         """Remove all that a collection holds."""
         await self._remove_under(tenant, collection, "")

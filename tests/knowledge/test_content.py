@@ -117,6 +117,16 @@ async def test_what_was_removed_can_be_kept_again(place: Place):
     assert len(await place.get(first, second, third)) == 3
 
 
+async def test_what_no_claim_names_is_removed_of_one_origin_alone(place: Place):
+    kept = await place.put(small(2))
+    await place.put({f"{9:040x}": b"Mole"})
+    await place.put({f"{8:040x}": b"Mole", f"{7:040x}": b"Pier"})
+    other = await place.put(small(2), origin="job/00001")
+    await place.store.remove_others(place.tenant, "c", RAW, "job/00000", kept.values())
+    assert {*await place.get(*kept.values(), *other.values())} == {*kept.values(), *other.values()}
+    assert len(await place.blobs()) == 2
+
+
 async def test_claims_lead_nowhere_in_another_collection_or_tenant(place: Place):
     claims = await place.put(small(2))
     assert await place.store.get(place.tenant, "d", claims.values()) == {}

@@ -6,6 +6,7 @@ import pytest
 
 from shared.errors import Cancelled, Conflict, NotFound
 from shared.knowledge.layouts import LayoutState
+from shared.storage import PARSED
 from tests.intelligence.world import World, chat_model, ranker, servers, world
 from tests.knowledge.lifecycle import Lifecycle, lifecycle
 
@@ -50,7 +51,9 @@ async def test_another_embedding_model_takes_over_and_gives_back(lifecycle: Life
     assert await lifecycle.texts() == before
 
 
-async def test_a_shard_that_was_prepared_before_a_layout_was_named_is_prepared_anew(lifecycle: Lifecycle):
+async def test_a_shard_that_was_prepared_before_a_layout_was_named_is_prepared_anew(
+    lifecycle: Lifecycle, world: World
+):
     late = (await lifecycle.accept(a=LONG)).ticket
     await lifecycle.prepared(late)
     ticket = await lifecycle.reindex(chunk_characters=200)
@@ -58,6 +61,7 @@ async def test_a_shard_that_was_prepared_before_a_layout_was_named_is_prepared_a
     assert await lifecycle.passed(ticket, 1) == 0  # nothing is visible yet
     assert not await lifecycle.ingestion.settlement.commit(late, 0, {})
     assert await lifecycle.texts() == {}
+    assert [pack async for pack in lifecycle.content.packs("acme", world.name) if pack.kind == PARSED] == []
     await lifecycle.prepared(late)
     assert await lifecycle.ingestion.settlement.commit(late, 0, {})
     await lifecycle.reindexing.swap(ticket)

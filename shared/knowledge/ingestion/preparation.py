@@ -14,7 +14,7 @@ from shared.errors import DocumentError, NotFound
 from shared.knowledge.documents import DocumentState, document_key
 from shared.knowledge.ingestion.entries import Entry, chunk_budget, entries_of, packed, placements
 from shared.knowledge.ingestion.outcomes import Outcome, PreparedDocument, PreparedShard
-from shared.knowledge.ingestion.shards import shard_name
+from shared.knowledge.ingestion.shards import shard_name, texts_origin
 from shared.knowledge.media import Media
 from shared.knowledge.texts import VersionText
 from shared.storage import PARSED
@@ -206,7 +206,7 @@ class Preparation:
             ticket.tenant,
             collection.name,
             PARSED,
-            f"{ticket.job}/{ticket.attempt}/{shard_name(number)}",
+            texts_origin(ticket, number),
             {key: one.text for key, one in zip(keys, read, strict=True)},
         )
         return [

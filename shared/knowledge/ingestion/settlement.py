@@ -13,7 +13,8 @@ from shared.jobs import STATUS_ERRORS, State
 from shared.knowledge.documents import DocumentState
 from shared.knowledge.index import VersionRange
 from shared.knowledge.ingestion.outcomes import Outcome, PreparedDocument
-from shared.knowledge.ingestion.shards import shard_name
+from shared.knowledge.ingestion.shards import shard_name, texts_origin
+from shared.storage import PARSED
 
 if TYPE_CHECKING:
     from shared.jobs import Jobs, Ticket
@@ -97,11 +98,19 @@ class Settlement:
                 ticket.tenant, collection.name, ids, settle, known=records, meanwhile=look_at_layouts
             )
         except _LayoutAdded:
+            records = await self._documents.find_all(ticket.tenant, collection.name, ids)
+            await self._clean_content(collection, {one.text for one in shard.documents}, records)
             return False
         failpoints.passed("commit.flipped")
         await self._clean_index(collection, prepared, after)
         own = {upload.content for upload in uploads.values()} | {one.text for one in shard.documents}
         await self._clean_content(collection, own, after)
+        if any(outcome.state == "superseded" for outcome in known.values()):
+            # A run of the preparation that was killed may have read what the last one found superseded.
+            owned = {claim for record in after.values() for claim in record.claims}
+            await self._content.remove_others(
+                ticket.tenant, collection.name, PARSED, texts_origin(ticket, number), own | owned
+            )
         failpoints.passed("commit.cleaned")
         done = list(decided.values())
         await self._shards.put_outcomes(ticket, number, done)

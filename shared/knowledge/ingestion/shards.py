@@ -29,6 +29,11 @@ def shard_name(number: int) -> str:
     return f"{number:05d}"
 
 
+def texts_origin(ticket: Ticket, number: int) -> str:
+    """Where the texts lie that an attempt has read for a shard."""
+    return f"{ticket.job}/{ticket.attempt}/{shard_name(number)}"
+
+
 def in_shards(uploads: Iterable[Upload]) -> Iterable[list[Upload]]:
     """The uploads in their order, as many together as make a shard."""
     shard: list[Upload] = []
