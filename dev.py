@@ -30,6 +30,7 @@ BENCHMARKS = (
     "ingest",
     "modes",
     "orchestrate",
+    "queue",
     "retrieve",
 )
 LOCK = ["--universal", "--python-version", "3.11", "--generate-hashes", "--no-emit-index-url"]

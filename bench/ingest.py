@@ -21,6 +21,7 @@ from pathlib import Path
 
 import psutil
 
+from bench.consumption import cpu_seconds, embedding_calls
 from bench.corpus import ROOT, real_documents, short_documents
 from client import Groundwork, NewDocument
 from laptop.stack import Stack
@@ -93,11 +94,11 @@ def _round(stack: Stack, documents: list[str]) -> Round:
     client.put_collection("bench")
     host = psutil.Process(stack.process_id("host"))
     before = _raw_rate(sample)
-    cpu = _cpu(stack)
+    cpu = cpu_seconds(stack)
     seconds, peak = _ingested(client, documents, host)
-    cpu = {part: used - cpu.get(part, 0.0) for part, used in _cpu(stack).items()}
+    cpu = {part: used - cpu.get(part, 0.0) for part, used in cpu_seconds(stack).items()}
     after = _raw_rate(sample)
-    calls = _embedding_calls(stack)
+    calls = embedding_calls(stack)
     repeated, _ = _ingested(client, documents, host)
     return Round(
         documents=len(documents),
@@ -107,7 +108,7 @@ def _round(stack: Stack, documents: list[str]) -> Round:
         cpu=cpu,
         peak_mib=peak,
         repeated_seconds=repeated,
-        repeated_calls=_embedding_calls(stack) - calls,
+        repeated_calls=embedding_calls(stack) - calls,
     )
 
 
@@ -150,29 +151,6 @@ def _ingested(client: Groundwork, documents: list[str], host: psutil.Process) ->
     # The job tells when it ended; asking more often would only cost what is being measured.
     ended = max(datetime.fromisoformat(client.jobs.status(job).updated).timestamp() for job in jobs)
     return ended - began, peak
-
-
-def _cpu(stack: Stack) -> dict[str, float]:
-    """CPU seconds of each part so far; the host's children, its readers and its index, are told apart."""
-
-    def used(process: psutil.Process) -> float:
-        return sum(process.cpu_times()[:2])
-
-    def family(name: str) -> float:
-        process = psutil.Process(stack.process_id(name))
-        return sum(used(member) for member in (process, *process.children(recursive=True)))
-
-    host = psutil.Process(stack.process_id("host"))
-    parts = {"host": used(host), "parser": 0.0, "index": 0.0}
-    for child in host.children(recursive=True):
-        command = " ".join(child.cmdline())
-        parts["parser" if "shared.knowledge.parsing" in command else "index"] += used(child)
-    return {**parts, "storage": family("azurite"), "model": family("model host")}
-
-
-def _embedding_calls(stack: Stack) -> int:
-    log = (stack.folder / "logs" / "host.log").read_text(errors="replace")
-    return sum("model_call" in line and "kind=embedding" in line for line in log.splitlines())
 
 
 def _print(title: str, row: Round) -> None:
