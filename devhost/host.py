@@ -81,6 +81,7 @@ class Host:
         self.http = HttpFront(
             (plan for plan in self._plans.values() if plan.function.kind == "httpTrigger"),
             route_prefix=options.route_prefix,
+            max_outstanding=options.max_outstanding_requests,
             keys=keys,
             invoker=self._invoker,
             bindings=self._bindings,

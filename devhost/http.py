@@ -33,6 +33,7 @@ class HttpFront:
         plans: Iterable[Plan],
         *,
         route_prefix: str,
+        max_outstanding: int | None = None,
         keys: HostKeys,
         invoker: Invoker,
         bindings: Bindings,
@@ -46,6 +47,8 @@ class HttpFront:
         self._fastapi = uses_fastapi()
         self._host = Router([*host_routes])
         self._homepage = homepage
+        self._max_outstanding = max_outstanding
+        self._outstanding = 0
         self._event_streams: set[asyncio.Task[Any]] = set()
         self._routes: RouteTable[Plan] = RouteTable()
         for plan in plans:
@@ -71,7 +74,7 @@ class HttpFront:
             elif self.draining:
                 await Response(status_code=503, headers={"retry-after": "1"})(scope, receive, send)
             else:
-                await self._serve(*found, scope, receive, send)
+                await self._admit(*found, scope, receive, send)
 
     def close_event_streams(self) -> None:
         """End every open event stream: its generator is cancelled and its connection closed."""
@@ -82,6 +85,19 @@ class HttpFront:
         if path != "/":
             return Response(status_code=404)
         return PlainTextResponse(HOMEPAGE) if self._homepage else Response(status_code=204)
+
+    async def _admit(
+        self, plan: Plan, values: dict[str, str], scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        """Serve a request, unless as many are being served as host.json allows."""
+        if self._max_outstanding is not None and self._outstanding >= self._max_outstanding:
+            await Response(status_code=429, headers={"retry-after": "1"})(scope, receive, send)
+            return
+        self._outstanding += 1
+        try:
+            await self._serve(plan, values, scope, receive, send)
+        finally:
+            self._outstanding -= 1
 
     async def _serve(
         self, plan: Plan, values: dict[str, str], scope: Scope, receive: Receive, send: Send

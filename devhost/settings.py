@@ -49,9 +49,10 @@ class BlobOptions:
 
 @dataclass(frozen=True, slots=True)
 class HostOptions:
-    """What the embedded host honours of host.json. `function_timeout_seconds` None means unbounded."""
+    """What the embedded host honours of host.json. None means unbounded."""
 
     route_prefix: str = DEFAULT_ROUTE_PREFIX
+    max_outstanding_requests: int | None = None
     function_timeout_seconds: float | None = DEFAULT_FUNCTION_TIMEOUT_SECONDS
     queues: QueueOptions = field(default_factory=QueueOptions)
     blobs: BlobOptions = field(default_factory=BlobOptions)
@@ -92,8 +93,10 @@ def read_host_options(app_dir: Path, settings: Mapping[str, str]) -> HostOptions
     _apply_overrides(document, settings)
     document = _fill_in(document, settings)
     extensions = _section(document, "extensions")
+    http = _section(extensions, "http")
     return HostOptions(
-        route_prefix=str(_section(extensions, "http").get("routePrefix", DEFAULT_ROUTE_PREFIX)).strip("/"),
+        route_prefix=str(http.get("routePrefix", DEFAULT_ROUTE_PREFIX)).strip("/"),
+        max_outstanding_requests=_max_outstanding(http),
         function_timeout_seconds=_function_timeout(document),
         queues=_queue_options(_section(extensions, "queues")),
         blobs=_blob_options(_section(extensions, "blobs")),
@@ -180,6 +183,13 @@ def _function_timeout(document: Mapping[str, Any]) -> float | None:
     if text is None:
         return DEFAULT_FUNCTION_TIMEOUT_SECONDS
     return None if text == "-1" else parse_time_span(text, "functionTimeout")
+
+
+def _max_outstanding(section: Mapping[str, Any]) -> int | None:
+    """Unbounded unless given, as on every plan but Consumption (functions-bindings-http-webhook)."""
+    if section.get("maxOutstandingRequests", -1) == -1:
+        return None
+    return _whole_number(section, "http", "maxOutstandingRequests", 1, 1)
 
 
 def _queue_options(section: Mapping[str, Any]) -> QueueOptions:

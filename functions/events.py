@@ -118,6 +118,7 @@ class Order:
 async def blob_arrived(blob: func.InputStream, client: Client) -> None:
     """A blob at ``inbox/{tenant}/{collection}/{path}`` is the document ``path`` of that collection."""
     path = (blob.name or "").removeprefix(f"{INBOX}/")
+    await services().intake.room()
     try:
         job = await Arrival.of(path).accept()
     except GroundworkError as error:
@@ -126,6 +127,7 @@ async def blob_arrived(blob: func.InputStream, client: Client) -> None:
         await _refuse_blob(path, error)
         return
     if job is not None:
+        services().intake.begun(job)
         await start_job(client, job)
 
 
@@ -137,6 +139,7 @@ async def message_arrived(message: func.QueueMessage, client: Client) -> None:
     The same ``id`` (or the same message, delivered twice) has the same job.
     """
     data = message.get_body()
+    await services().intake.room()
     try:
         job = await Order.of(data, message.id or "").accept()
     except Exception as error:
@@ -147,6 +150,7 @@ async def message_arrived(message: func.QueueMessage, client: Client) -> None:
         if not final:
             raise  # to be tried again; after the last try the host moves it to the poison queue
         return
+    services().intake.begun(job)
     await start_job(client, job)
 
 

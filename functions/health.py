@@ -9,7 +9,7 @@ from azurefunctions.extensions.http.fastapi import JSONResponse, Response
 
 from functions.http import Call, route
 from functions.services import services
-from shared.errors import GroundworkError
+from shared.errors import RETRY_AFTER_SECONDS, GroundworkError
 
 blueprint = df.Blueprint()
 
@@ -27,7 +27,8 @@ async def ready(call: Call) -> Response:
     parts = {"storage": storage, **{name: model.serves for name, model in models.items()}}
     good = all(parts.values())
     document = {"status": "ready" if good else "unavailable", "parts": parts}
-    return JSONResponse(document, status_code=200 if good else 503)
+    headers = {} if good else {"Retry-After": str(int(RETRY_AFTER_SECONDS))}
+    return JSONResponse(document, status_code=200 if good else 503, headers=headers)
 
 
 async def _storage_serves() -> bool:

@@ -353,16 +353,16 @@ def problem_document(error: GroundworkError, correlation_id: str) -> dict[str, A
         "retryable": error.retryable,
         "correlation_id": correlation_id,
     }
-    if error.retry_after is not None:
-        document["retry_after"] = round(error.retry_after, 3)
+    if (wait := error.wait_seconds) is not None:
+        document["retry_after"] = round(wait, 3)
     return {**error.extra, **document}
 
 
 def problem(error: GroundworkError, correlation_id: str) -> Response:
     """The response to a request that ended with ``error``."""
     headers: dict[str, str] = {}
-    if error.retry_after is not None:
-        headers["Retry-After"] = str(max(1, math.ceil(error.retry_after)))
+    if (wait := error.wait_seconds) is not None:
+        headers["Retry-After"] = str(max(1, math.ceil(wait)))
     if isinstance(error, Unauthenticated):
         headers["WWW-Authenticate"] = 'Bearer realm="groundwork"'
     return JSONResponse(

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Any
 
 import azure.durable_functions as df
@@ -32,8 +33,6 @@ ORCHESTRATOR = {
     Kind.ERASURE: "erase",
     Kind.BATCH: "run_batch",
 }
-# Between two looks at a running job for its event stream: quick to the eye, cheap for the table.
-EVENT_INTERVAL_SECONDS = 0.5
 # Proxies close connections that are silent for long; Azure's load balancer after 4 minutes.
 EVENT_SILENCE_SECONDS = 15.0
 # An announced job that has not been started by then was left behind by a process that died.
@@ -155,7 +154,15 @@ async def get_job_result(call: Call) -> Response:
 async def get_job_events(call: Call) -> Response:
     """The job's status as server-sent events, at every change, until it has ended."""
     job = await _job(call)
-    return event_stream(ended_by_error(call, _status_events(call, job)))
+    services().followers.check_room(job.tenant)
+    return event_stream(ended_by_error(call, _followed(call, job)))
+
+
+async def _followed(call: Call, job: Job) -> AsyncGenerator[bytes, None]:
+    with services().followers.one_more(job.tenant):
+        async with aclosing(_status_events(call, job)) as events:
+            async for event in events:
+                yield event
 
 
 async def _status_events(call: Call, job: Job) -> AsyncGenerator[bytes, None]:
@@ -173,7 +180,7 @@ async def _status_events(call: Call, job: Job) -> AsyncGenerator[bytes, None]:
             silent_since = time.monotonic()
         if current.state.final:
             return
-        await asyncio.sleep(EVENT_INTERVAL_SECONDS)
+        await asyncio.sleep(services().followers.look_seconds)
 
 
 @route(blueprint, "POST", "/api/jobs/{job}/cancel", role=Role.CONTRIBUTOR, statuses=(202, 409))

@@ -90,8 +90,8 @@ def error_object(error: GroundworkError, correlation_id: str) -> dict[str, Any]:
         "retryable": error.retryable,
         "correlation_id": correlation_id,
     }
-    if error.retry_after is not None:
-        document["retry_after"] = round(error.retry_after, 3)
+    if (wait := error.wait_seconds) is not None:
+        document["retry_after"] = round(wait, 3)
     return document
 
 
@@ -99,8 +99,8 @@ def openai_error(error: GroundworkError, correlation_id: str) -> Response:
     """The response to a request that ended with ``error``, in OpenAI's shape."""
     # OpenAI's clients repeat 409, 429 and every 5xx unless told otherwise.
     headers = {REQUEST_ID_HEADER: correlation_id, "x-should-retry": str(error.retryable).lower()}
-    if error.retry_after is not None:
-        headers["Retry-After"] = str(max(1, math.ceil(error.retry_after)))
+    if (wait := error.wait_seconds) is not None:
+        headers["Retry-After"] = str(max(1, math.ceil(wait)))
     if isinstance(error, Unauthenticated):
         headers["WWW-Authenticate"] = 'Bearer realm="groundwork"'
     document = {"error": error_object(error, correlation_id)}

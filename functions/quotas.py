@@ -34,7 +34,7 @@ async def recount_quotas(timer: func.TimerRequest) -> None:
 
 async def _count(tenant: str) -> Usage:
     """What the tenant has, from the records themselves."""
-    usage = Usage(running_jobs=await services().jobs.running(tenant))
+    usage = await services().jobs.usage(tenant)
     async for collection in services().collections.all_of(tenant):
         async for record in services().documents.every(tenant, collection.name):
             usage += record.usage

@@ -16,11 +16,13 @@ if TYPE_CHECKING:
     from shared.audit import Audit
     from shared.authentication import Authentication
     from shared.files import Files
+    from shared.followers import Followers
     from shared.inferencing import CallRecord, Catalogue, DeploymentCredentials, Gateway
     from shared.inferencing.admission import Admission
     from shared.inferencing.batches import Batches
     from shared.inferencing.caching import BoundedCache
     from shared.inferencing.ledger import UsageLedger
+    from shared.intake import Intake
     from shared.intelligence.answers import Answers
     from shared.jobs import Jobs
     from shared.keys import Keys
@@ -113,13 +115,26 @@ class Services:
     def quotas(self) -> Quotas:
         from shared.quotas import Quotas
 
-        return Quotas(self.storage, self.limits)
+        bound = self.settings.max_unfinished_documents
+        return Quotas(self.storage, self.limits, max_unfinished_documents=bound)
 
     @cached_property
     def jobs(self) -> Jobs:
         from shared.jobs import Jobs
 
         return Jobs(self.storage, self.webhooks.expect_end, self.quotas)
+
+    @cached_property
+    def intake(self) -> Intake:
+        from shared.intake import Intake
+
+        return Intake(self.jobs.find)
+
+    @cached_property
+    def followers(self) -> Followers:
+        from shared.followers import Followers
+
+        return Followers()
 
     @cached_property
     def files(self) -> Files:

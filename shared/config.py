@@ -26,7 +26,8 @@ _TENANT = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 LIMITS = (
     "user_requests_per_minute=12000,user_tokens_per_minute=20000000,"
     "tenant_requests_per_minute=60000,tenant_tokens_per_minute=100000000,"
-    "documents=10000000,bytes=10000000000000,running_jobs=20000,jobs_per_day=1000000"
+    "documents=10000000,bytes=10000000000000,running_jobs=20000,jobs_per_day=1000000,"
+    "unfinished_documents=100000"
 )
 
 
@@ -59,6 +60,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("GROUNDWORK_SIGNING_KEY", "what the secrets of webhooks are derived from", ""),
     Setting("GROUNDWORK_OUTGOING_NETWORKS", "networks that URLs may reach though they are private", ""),
     Setting("GROUNDWORK_MAX_DOCUMENT_BYTES", "largest document that is accepted, in bytes", "52428800"),
+    Setting("GROUNDWORK_MAX_UNFINISHED_DOCUMENTS", "documents accepted and not finished, in all", "500000"),
     Setting("GROUNDWORK_PARSER_WORKERS", "processes that read documents", "2"),
     Setting("GROUNDWORK_SHARDS_IN_FLIGHT", "shards of one ingestion or batch that run at a time", "4"),
     Setting("GROUNDWORK_JOB_RETENTION_DAYS", "days that ended jobs and their results are kept", "30"),
@@ -108,6 +110,7 @@ class Settings:
     signing_key: str | None = field(repr=False)
     outgoing_networks: tuple[Network, ...]
     max_document_bytes: int
+    max_unfinished_documents: int
     parser_workers: int
     shards_in_flight: int
     job_retention_days: int
@@ -152,6 +155,7 @@ class Settings:
             ),
             outgoing_networks=_networks(reader),
             max_document_bytes=reader.integer("GROUNDWORK_MAX_DOCUMENT_BYTES", 1, 1 << 40),
+            max_unfinished_documents=reader.integer("GROUNDWORK_MAX_UNFINISHED_DOCUMENTS", 1, 1 << 40),
             parser_workers=reader.integer("GROUNDWORK_PARSER_WORKERS", 1, 64),
             shards_in_flight=reader.integer("GROUNDWORK_SHARDS_IN_FLIGHT", 1, 64),
             job_retention_days=reader.integer("GROUNDWORK_JOB_RETENTION_DAYS", 1, 3650),

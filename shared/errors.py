@@ -25,6 +25,7 @@
     │   └── ParseTimeout, ParseMemoryExceeded, DocumentTooComplex
     ├── SourceRefused             422  an address does not give what it should
     ├── RateLimited               429  retryable
+    ├── Overloaded                503  retryable: nothing is accepted until some of what was is finished
     ├── Cancelled                 409
     ├── InternalError             500
     │   └── Poisoned              500  retryable: an event whose tries are used up
@@ -47,6 +48,9 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+# What passes by itself is asked for again after this long where nobody knows better.
+RETRY_AFTER_SECONDS = 5.0
+
 
 class GroundworkError(Exception):
     """An error with a stable ``code``.
@@ -66,6 +70,13 @@ class GroundworkError(Exception):
         self.detail = detail or self.title
         self.retry_after = retry_after
         self.extra = extra
+
+    @property
+    def wait_seconds(self) -> float | None:
+        """How long a caller should wait before the same call: of 429 and 503 always a number."""
+        if self.retry_after is None and self.status in (429, 503):
+            return RETRY_AFTER_SECONDS
+        return self.retry_after
 
 
 class InvalidRequest(GroundworkError):
@@ -196,6 +207,10 @@ class SourceRefused(GroundworkError):
 
 class RateLimited(GroundworkError):
     code, title, status, retryable = "rate_limited", "Too many requests", 429, True
+
+
+class Overloaded(GroundworkError):
+    code, title, status, retryable = "overloaded", "More was accepted than is finished", 503, True
 
 
 class InternalError(GroundworkError):

@@ -24,10 +24,10 @@ from typing import TYPE_CHECKING, Any
 
 from shared.errors import Conflict, Contended, InvalidParameter, NotFound
 from shared.quotas import Usage
-from shared.storage import JOBS, Changed
+from shared.storage import JOBS, REPLACED, Changed
 
 if TYPE_CHECKING:
-    from shared.quotas import Quotas
+    from shared.quotas import Hold, Quotas
     from shared.storage import Row, Storage
 
 TABLE = "jobs"
@@ -219,13 +219,16 @@ class Jobs:
         generation: str = "",
         total: int | None = None,
         refusable: bool = True,
+        hold: Hold | None = None,
     ) -> Job:
         """Announce a new job, in state queued. The same id again gives the job that is there.
 
         Raises `QuotaExhausted` where the tenant's quotas have no room, unless the job is not ``refusable``:
         what frees room must not be refused for want of it, and an event has nobody who would come again.
+        Where room has been taken before, the job is taken from that ``hold``.
         """
-        if self._quotas is not None and (before := await self.find(tenant, job_id)) is not None:
+        counted = hold is None and self._quotas is not None
+        if counted and (before := await self.find(tenant, job_id)) is not None:
             return before
         now = time.time()
         job = Job(
@@ -242,8 +245,9 @@ class Jobs:
             total=total,
             generation=generation,
         )
-        begun = Usage(running_jobs=1, jobs_per_day=1)
-        await self._count(tenant, begun, refusable)
+        begun = self.begun(kind, total)
+        if counted:
+            await self._count(tenant, begun, refusable)
         await self._storage.put_row(
             TABLE, {"PartitionKey": ANNOUNCED, "RowKey": job_id, "tenant": tenant, "since": now}
         )
@@ -252,8 +256,17 @@ class Jobs:
                 TABLE, [(job.to_row(), None), ({**job.to_row(), "RowKey": job._list_key}, None)]
             )
         except Changed:
-            await self._give_back(tenant, begun)
-        return await self.get(tenant, job_id)
+            if counted:
+                await self._give_back(tenant, begun)
+            return await self.get(tenant, job_id)
+        if hold is not None:
+            hold.left -= begun
+        return job
+
+    @staticmethod
+    def begun(kind: Kind, total: int | None) -> Usage:
+        """What a new job counts for in its tenant's quotas."""
+        return _running(kind, total) + Usage(jobs_per_day=1)
 
     async def _count(self, tenant: str, begun: Usage, refusable: bool) -> None:
         if self._quotas is not None:
@@ -263,10 +276,16 @@ class Jobs:
         if self._quotas is not None:
             await self._quotas.give_back(tenant, ended)
 
-    async def running(self, tenant: str) -> int:
-        """How many of the tenant's jobs have not ended."""
-        rows = self._storage.query_rows(TABLE, tenant, first="list:", last="list;", select=["state"])
-        return sum([not State(row["state"]).final async for row in rows])
+    async def usage(self, tenant: str) -> Usage:
+        """What the tenant's jobs count for that have not ended."""
+        shown = ["state", "kind", "total"]
+        rows = self._storage.query_rows(TABLE, tenant, first="list:", last="list;", select=shown)
+        counted = [
+            _running(Kind(row["kind"]), row.get("total"))
+            async for row in rows
+            if not State(row["state"]).final
+        ]
+        return sum(counted, Usage())
 
     async def started(self, job_id: str) -> None:
         """The job's orchestration exists: the announcement has done its service."""
@@ -304,21 +323,31 @@ class Jobs:
         following = rows[limit]["RowKey"] if len(rows) > limit else None
         return [Job.from_row(row) for row in rows[:limit]], following
 
-    async def change(self, tenant: str, job_id: str, *, attempt: int | None = None, **changes: Any) -> Job:
+    async def change(
+        self,
+        tenant: str,
+        job_id: str,
+        *,
+        attempt: int | None = None,
+        known: Job | None = None,
+        **changes: Any,
+    ) -> Job:
         """Set fields of a job that has not ended; one that has ended stays as it is.
 
-        So does one whose present attempt is another than ``attempt``, where that is given.
+        So does one whose present attempt is another than ``attempt``, where that is given. ``known`` is the
+        job as it was just read.
         """
         for _ in range(WRITE_TRIES):
-            job = await self.get(tenant, job_id)
+            job, known = known or await self.get(tenant, job_id), None
             if job.state.final or attempt not in (None, job.attempt):
                 return job
             try:
                 changed = await self._write(job, replace(job, updated=time.time(), **changes))
             except Changed:
                 continue
-            if changed.state.final:
-                await self._give_back(tenant, Usage(running_jobs=1))
+            after = Usage() if changed.state.final else _running(changed.kind, changed.total)
+            if freed := _running(job.kind, job.total) - after:
+                await self._give_back(tenant, freed)
             return changed
         raise Contended(f"The job {job_id!r} is being changed by others.", retry_after=1)
 
@@ -328,7 +357,7 @@ class Jobs:
         changes: dict[str, Any] = {"state": State.RUNNING, "started": job.started or time.time()}
         if total is not None:
             changes["total"] = total
-        return await self.change(ticket.tenant, ticket.job, attempt=ticket.attempt, **changes)
+        return await self.change(ticket.tenant, ticket.job, attempt=ticket.attempt, known=job, **changes)
 
     async def finish(
         self,
@@ -347,6 +376,7 @@ class Jobs:
             ticket.tenant,
             ticket.job,
             attempt=ticket.attempt,
+            known=job,
             state=state,
             counts=counts or {},
             errors=_shown(errors),
@@ -370,7 +400,8 @@ class Jobs:
         job = await self.get(tenant, job_id)
         if job.state not in (State.FAILED, State.PARTIAL, State.CANCELLED):
             raise Conflict(f"Nothing to retry: the job is {job.state.value}.", state=job.state.value)
-        await self._count(tenant, Usage(running_jobs=1), refusable=True)
+        begun = _running(job.kind, job.total)
+        await self._count(tenant, begun, refusable=True)
         now = time.time()
         await self._storage.put_row(
             TABLE, {"PartitionKey": ANNOUNCED, "RowKey": job_id, "tenant": tenant, "since": now}
@@ -388,7 +419,7 @@ class Jobs:
         try:
             return await self._write(job, again)
         except Changed:
-            await self._give_back(tenant, Usage(running_jobs=1))
+            await self._give_back(tenant, begun)
             raise Contended("The job is being changed by others.", retry_after=1) from None
 
     # --- what is over ---
@@ -423,10 +454,10 @@ class Jobs:
 
     async def _write(self, job: Job, changed: Job) -> Job:
         """Replace the row and its line in the list together; raises `Changed`."""
-        line = await self._storage.get_row(TABLE, job.tenant, job._list_key)
-        rows: list[tuple[Row, str | None]] = [(changed.to_row(), job.etag)]
-        rows.append(({**changed.to_row(), "RowKey": job._list_key}, line["etag"] if line else None))
-        await self._storage.swap_rows(TABLE, rows)
+        row = changed.to_row()
+        # Nobody writes the line but with the row: the row's condition holds for both.
+        line = {**row, "RowKey": job._list_key}
+        await self._storage.swap_rows(TABLE, [(row, job.etag), (line, REPLACED)])
         return changed
 
     # --- progress: one row a shard ---
@@ -461,6 +492,11 @@ class Jobs:
         """The JSON value under ``name``, or None."""
         data = await self._storage.get_blob(JOBS, f"{ticket.prefix}/{name}.json")
         return None if data is None else json.loads(data)
+
+
+def _running(kind: Kind, total: int | None) -> Usage:
+    """What a job counts for until it has ended."""
+    return Usage(running_jobs=1, unfinished_documents=(total or 0) if kind is Kind.INGESTION else 0)
 
 
 def _shown(errors: Iterable[Mapping[str, Any]]) -> tuple[Mapping[str, Any], ...]:

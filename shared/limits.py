@@ -38,7 +38,8 @@ class Limits:
     Rates count calls of models, and tokens of prompt and completion together. ``prompt_tokens``,
     ``completion_tokens`` and ``request_tokens`` (both together) cap one chat completion. ``job_cost`` is
     what one attempt of a job may cost, in the currency of the catalogue's prices. ``documents`` and their
-    ``bytes``, ``running_jobs`` and ``jobs_per_day`` are counted by `shared.quotas`.
+    ``bytes``, ``running_jobs``, ``jobs_per_day`` and ``unfinished_documents`` are counted by
+    `shared.quotas`.
     """
 
     user_requests_per_minute: float | None = None
@@ -53,6 +54,7 @@ class Limits:
     bytes: float | None = None
     running_jobs: float | None = None
     jobs_per_day: float | None = None
+    unfinished_documents: float | None = None
 
     def changed_by(self, grants: Mapping[str, float | None]) -> Limits:
         """These limits with those of ``grants`` in their place; None there lifts a limit."""

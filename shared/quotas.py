@@ -12,10 +12,10 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
-from shared.errors import Conflict, QuotaExceeded, QuotaExhausted, StorageUnavailable
+from shared.errors import Conflict, Overloaded, QuotaExceeded, QuotaExhausted, StorageUnavailable
 from shared.storage import Changed, Exists
 
 if TYPE_CHECKING:
@@ -33,16 +33,22 @@ RECOUNT_TRIES = 3
 DAY_SECONDS = 86_400
 # Running jobs end within minutes; asking more often than this helps nobody.
 RETRY_SECONDS = 10
+# The sum over all tenants is read by a scan: it may be older by this much.
+IN_ALL_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What is counted, or a change of it. ``jobs_per_day`` are those begun since ``day`` (UTC) began."""
+    """What is counted, or a change of it. ``jobs_per_day`` are those begun since ``day`` (UTC) began.
+
+    ``unfinished_documents`` are those of ingestions that have not ended.
+    """
 
     documents: int = 0
     bytes: int = 0
     running_jobs: int = 0
     jobs_per_day: int = 0
+    unfinished_documents: int = 0
 
     def __add__(self, other: Usage) -> Usage:
         return Usage(*(getattr(self, each) + getattr(other, each) for each in COUNTED))
@@ -54,7 +60,14 @@ class Usage:
         return any(getattr(self, each) for each in COUNTED)
 
 
-COUNTED = tuple(field.name for field in fields(Usage))
+COUNTED = tuple(each.name for each in fields(Usage))
+
+
+@dataclass(slots=True)
+class Hold:
+    """Room in a tenant's quotas that was taken for what is on its way."""
+
+    left: Usage = field(default_factory=Usage)
 
 
 @dataclass(slots=True, eq=False)
@@ -70,17 +83,52 @@ class Quotas:
     """The counts of all tenants."""
 
     def __init__(
-        self, storage: Storage, limits: TenantLimits, clock: Callable[[], float] = time.time
+        self,
+        storage: Storage,
+        limits: TenantLimits,
+        clock: Callable[[], float] = time.time,
+        *,
+        max_unfinished_documents: int | None = None,
     ) -> None:
+        """``max_unfinished_documents`` is a bound of all tenants together, beside that of each."""
         self._storage = storage
         self._limits = limits
         self._clock = clock
+        self._max_unfinished = max_unfinished_documents
+        self._in_all = (0.0, 0)
         self._waiting: dict[str, list[_Wish]] = {}
         self._writing: dict[str, asyncio.Lock] = {}
 
-    async def reserve(self, tenant: str, wanted: Usage) -> None:
-        """Count ``wanted``; raises `QuotaExceeded` or `QuotaExhausted` where a limit has no room for it."""
-        await self._apply(tenant, wanted, await self._limits.of(tenant))
+    async def reserve(self, tenant: str, wanted: Usage, *, but: Usage | None = None) -> None:
+        """Count ``wanted``; raises `QuotaExceeded` or `QuotaExhausted` where a limit has no room for it.
+
+        Raises `Overloaded` where all tenants together have too many unfinished documents. What ``but``
+        holds is counted too and refused by nothing.
+        """
+        if wanted.unfinished_documents > 0:
+            await self._refuse_overload()
+        limits = await self._limits.of(tenant)
+        if but is not None:
+            limits = limits.changed_by({name: None for name in COUNTED if getattr(but, name)})
+            wanted += but
+        await self._apply(tenant, wanted, limits)
+
+    async def _refuse_overload(self) -> None:
+        if self._max_unfinished is None:
+            return
+        now = self._clock()
+        if not now - IN_ALL_SECONDS < self._in_all[0] <= now:
+            self._in_all = (now, await self._count_in_all())
+        if self._in_all[1] >= self._max_unfinished:
+            raise Overloaded(
+                f"{self._in_all[1]} documents are accepted and not finished.", retry_after=RETRY_SECONDS
+            )
+
+    async def _count_in_all(self) -> int:
+        rows = self._storage.scan_rows(TABLE, first=USAGE, last=f"{USAGE}!")
+        return sum(
+            [self._read(row).unfinished_documents async for row in rows if row["PartitionKey"] != TENANTS]
+        )
 
     async def add(self, tenant: str, change: Usage) -> None:
         """Count ``change``, whatever the limits say."""
@@ -172,10 +220,12 @@ class Quotas:
             present = getattr(usage, name)
             if limit is None or more <= 0 or present + more <= limit:
                 continue
+            if name == "unfinished_documents" and not present:
+                continue  # a request larger than the limit would otherwise be told for ever to come later
             told = {"quota": name, "limit": int(limit), "present": present}
             what = name.replace("_", " ")
             detail = f"The tenant has {present} {what} of {int(limit)}; this would add {more}."
-            if name == "running_jobs":
+            if name in ("running_jobs", "unfinished_documents"):
                 return QuotaExhausted(detail, retry_after=RETRY_SECONDS, **told)
             if name == "jobs_per_day":
                 return QuotaExhausted(detail, retry_after=DAY_SECONDS - self._clock() % DAY_SECONDS, **told)
@@ -185,7 +235,7 @@ class Quotas:
     def _read(self, row: Mapping[str, Any] | None) -> Usage:
         if row is None:
             return Usage()
-        usage = Usage(*(int(row[name]) for name in COUNTED))
+        usage = Usage(*(int(row.get(name, 0)) for name in COUNTED))
         return usage if row["day"] == self._today() else replace(usage, jobs_per_day=0)
 
     async def _write(self, tenant: str, usage: Usage, row: Row | None) -> None:

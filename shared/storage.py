@@ -33,8 +33,9 @@ TRANSACTION_ENTITIES = 100
 # once: what people wait for, such as the records of a search, is read row by row. Ingestion, which reads
 # a hundred at a time, asks for fewer answers instead.
 POINT_READS = 64
-# In place of an ETag: the row may be there or not, and as it likes.
+# In place of an ETag: the row may be there or not, and as it likes. It is merged with, or replaced.
 WHATEVER = "*"
+REPLACED = "replaced"
 # Azure Tables: a filter holds at most 15 comparisons, and one of them is the partition's.
 FILTER_ROWS = 14
 # A call that has not been answered by then is a fault of the network; blobs of 50 MiB pass in less.
@@ -422,7 +423,8 @@ class Storage:
         """Write up to 100 rows of one partition, all or none.
 
         Each comes with the ETag it was read with, or None where it must be new; raises `Changed` where
-        one is not as it was read. With `WHATEVER` its properties are set in whatever is there.
+        one is not as it was read. With `WHATEVER` its properties are set in whatever is there, with
+        `REPLACED` it takes the place of that.
         """
         from azure.core import MatchConditions
         from azure.data.tables import TableTransactionError
@@ -431,8 +433,9 @@ class Storage:
         for row, etag in rows:
             if etag is None:
                 operations.append(("create", row))
-            elif etag == WHATEVER:
-                operations.append(("upsert", row, {"mode": "merge"}))
+            elif etag in (WHATEVER, REPLACED):
+                mode = "merge" if etag == WHATEVER else "replace"
+                operations.append(("upsert", row, {"mode": mode}))
             else:
                 condition = {"etag": etag, "match_condition": MatchConditions.IfNotModified}
                 operations.append(("update", row, {"mode": "replace", **condition}))

@@ -138,6 +138,7 @@ resource settings 'Microsoft.Web/sites/config@2024-04-01' = {
     GROUNDWORK_SIGNING_KEY: empty(signingKeyAddress) ? '' : '@Microsoft.KeyVault(SecretUri=${signingKeyAddress})'
     GROUNDWORK_OUTGOING_NETWORKS: outgoingNetworks
     GROUNDWORK_MAX_DOCUMENT_BYTES: '52428800'
+    GROUNDWORK_MAX_UNFINISHED_DOCUMENTS: '500000'
     // One: a parser may use 1 GiB and the instance has 2.
     GROUNDWORK_PARSER_WORKERS: '1'
     GROUNDWORK_SHARDS_IN_FLIGHT: '4'
@@ -145,8 +146,8 @@ resource settings 'Microsoft.Web/sites/config@2024-04-01' = {
     GROUNDWORK_HISTORY_RETENTION_DAYS: '7'
     GROUNDWORK_CACHE_BYTES: '33554432'
     GROUNDWORK_CACHE_SECONDS: '3600'
-    // Of model calls, where the platform has granted a tenant no others: docs/usage-and-limits.md.
-    GROUNDWORK_LIMITS: 'user_requests_per_minute=12000,user_tokens_per_minute=20000000,tenant_requests_per_minute=60000,tenant_tokens_per_minute=100000000'
+    // Where the platform has granted a tenant no others: docs/usage-and-limits.md.
+    GROUNDWORK_LIMITS: 'user_requests_per_minute=12000,user_tokens_per_minute=20000000,tenant_requests_per_minute=60000,tenant_tokens_per_minute=100000000,documents=10000000,bytes=10000000000000,running_jobs=20000,jobs_per_day=1000000,unfinished_documents=100000'
   }
 }
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from shared.errors import Contended, InvalidName, NotFound
 from shared.jobs import iso
 from shared.knowledge.index.protocol import document_key
-from shared.quotas import Usage
+from shared.quotas import Hold, Usage
 from shared.storage import FILTER_ROWS, TRANSACTION_ENTITIES, WHATEVER, Changed
 
 if TYPE_CHECKING:
@@ -260,13 +260,6 @@ class Document:
         }
 
 
-@dataclass(slots=True)
-class Hold:
-    """Room in a tenant's quotas that was taken for uploads on their way."""
-
-    left: Usage = field(default_factory=Usage)
-
-
 @dataclass(frozen=True, slots=True)
 class Stamp:
     """The state of a collection's content. ``changed`` is the time of the last change, by its writer's clock.
@@ -371,15 +364,26 @@ class Documents:
         await self._storage.delete_row(TABLE, f"{tenant}:{collection}", STAMP_KEY)
 
     async def hold(
-        self, tenant: str, uploads: Sequence[Upload], records: Mapping[str, Document], job: str
+        self,
+        tenant: str,
+        uploads: Sequence[Upload],
+        records: Mapping[str, Document],
+        job: str,
+        *,
+        beside: Usage | None = None,
+        refusable: bool = True,
     ) -> Hold:
         """Take room in the tenant's quotas for ``uploads`` before they are accepted; raises `QuotaExceeded`.
 
-        ``records`` are those of the documents that are known to be there.
+        ``records`` are those of the documents that are known to be there. Room for what comes ``beside``
+        them is taken too, and refused only where that is ``refusable``.
         """
-        hold = Hold(sum((_added(upload, records.get(upload.id), job) for upload in uploads), Usage()))
+        beside = beside or Usage()
+        added = sum((_added(upload, records.get(upload.id), job) for upload in uploads), Usage())
+        hold = Hold(added + beside)
         if self._quotas is not None and hold.left:
-            await self._quotas.reserve(tenant, hold.left)
+            wanted = (hold.left, None) if refusable else (added, beside)
+            await self._quotas.reserve(tenant, wanted[0], but=wanted[1])
         return hold
 
     async def release(self, tenant: str, hold: Hold) -> None:

@@ -176,3 +176,14 @@ def test_json_logs_are_one_object_a_line(tmp_path):
         assert failed["function"] == "fails"
         assert "the secret reason" in failed["traceback"]
         assert all(json.loads(line)["level"] for line in host.log.splitlines())
+
+
+def test_one_request_more_than_host_json_allows_is_to_come_later(tmp_path):
+    allowed = {"AzureFunctionsJobHost__extensions__http__maxOutstandingRequests": "2"}
+    with running_host(APPS / "streaming", tmp_path / "busy", allowed) as host:
+        streams = [open_stream(host, "/endless") for _ in range(2)]
+        assert all(stream.recv(1000).startswith(b"HTTP/1.1 200") for stream in streams)
+        refused = host.call("/plain")
+        assert (refused.status, refused.headers["retry-after"]) == (429, "1")
+        streams.pop().close()
+        assert eventually(lambda: host.call("/plain").status == 200)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -12,6 +13,7 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 
 import function_app  # noqa: F401 - fills ROUTES
 from functions.http import ROUTES
+from shared import errors
 from shared.errors import GroundworkError
 
 pytestmark = pytest.mark.security("API8", "API9")
@@ -21,6 +23,25 @@ PARAMETER = re.compile(r"\{\*?(\w+)[^}]*\}")
 
 def get(stack: Any, path: str, **more: Any) -> Answer:
     return call(stack.url, "GET", path, **more)
+
+
+def every(error: type[GroundworkError]) -> Iterator[type[GroundworkError]]:
+    yield error
+    for child in error.__subclasses__():
+        yield from every(child)
+
+
+@pytest.mark.parametrize("render", sorted({entry.errors for entry in ROUTES}, key=lambda f: f.__name__))
+def test_every_shape_of_an_error_carries_the_time_to_wait_in_a_header_and_in_its_body(render):
+    for error in every(GroundworkError):
+        if error.__module__ != errors.__name__:
+            continue
+        answer = render(error("x"), "the-request")
+        body = json.loads(answer.body)
+        told = body.get("error", body)
+        assert ("retry-after" in answer.headers) == ("retry_after" in told) == (error.status in (429, 503))
+        if error.status in (429, 503):
+            assert int(answer.headers["retry-after"]) >= told["retry_after"] > 0
 
 
 @pytest.fixture(scope="module")

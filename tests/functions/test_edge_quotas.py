@@ -67,7 +67,8 @@ def test_jobs_beyond_the_days_number_are_refused_but_not_a_deletion_and_not_an_e
     check_problem(later, 429, "quota_exceeded")
     assert tenant.call("POST", "/api/chat", question).status == 200
     after = tenant.stored()
-    assert (after["documents"], after["table jobs"]) == (before["documents"], before["table jobs"])
+    kept = ("documents", "table jobs", "raw")
+    assert [after[name] for name in kept] == [before[name] for name in kept]
     assert present(tenant, "documents") == 2
     assert tenant.call("DELETE", f"/api/collections/{collection}/documents/a.txt").status == 202
     _send(tenant, {"documents": [{"id": "d.txt", "content": "Four."}]}, collection)
@@ -85,6 +86,22 @@ def test_an_event_beyond_the_documents_of_a_tenant_is_a_failed_job_that_says_so(
             break
         time.sleep(0.1)
     assert failed[0]["errors"][0]["code"] == "quota_exceeded"
+
+
+def test_documents_beyond_those_that_are_not_finished_are_to_come_later(tenant: Tenant):
+    limit(tenant, unfinished_documents=3)
+    collection = tenant.collection()
+    many = {"documents": [{"id": f"{number}.txt", "content": "Words."} for number in range(4)]}
+    path = f"/api/collections/{collection}/ingestions"
+    first = tenant.call("POST", path, many)
+    assert first.status == 202
+    answer = tenant.call("POST", path, many)
+    refused = check_problem(answer, 429, "quota_exceeded")
+    assert (refused["quota"], refused["limit"], refused["present"]) == ("unfinished_documents", 3, 4)
+    assert int(answer.headers["retry-after"]) > 0
+    assert tenant.finished(first.json["id"])["state"] == "succeeded"
+    assert present(tenant, "unfinished_documents") == 0
+    assert tenant.call("POST", path, many).status == 202
 
 
 def _send(tenant: Tenant, body: dict, collection: str) -> None:

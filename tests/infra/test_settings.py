@@ -11,7 +11,7 @@ from pathlib import Path
 import bicep
 import pytest
 
-from shared.config import SETTINGS, Settings
+from shared.config import LIMITS, SETTINGS, Settings
 
 ROOT = Path(__file__).resolve().parents[2]
 TEMPLATE = bicep.parse(ROOT / "infra" / "modules" / "functionapp.bicep")
@@ -95,6 +95,10 @@ def test_a_fixed_value_has_the_form_that_the_code_expects() -> None:
     )
     assert parsed.parser_workers == 1
     assert parsed.max_document_bytes == int(numbers["GROUNDWORK_MAX_DOCUMENT_BYTES"])
+
+
+def test_tenants_have_the_limits_in_azure_that_they_have_by_default() -> None:
+    assert deployed()["GROUNDWORK_LIMITS"].strip("'") == LIMITS
 
 
 def test_the_threads_of_the_worker_are_as_many_as_host_json_uses() -> None:

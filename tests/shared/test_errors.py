@@ -58,6 +58,14 @@ def test_an_error_tells_its_detail_or_its_title():
     assert RateLimited(retry_after=2.5).retry_after == 2.5
 
 
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: error.__name__)
+def test_who_is_refused_for_now_is_always_told_how_long_to_wait(error: type[GroundworkError]):
+    raised = error("x")
+    assert (raised.wait_seconds is not None) == (error.status in (429, 503))
+    raised.retry_after = 2.5
+    assert raised.wait_seconds == 2.5
+
+
 def test_not_found_names_the_kind_of_thing():
     assert NotFound("job", "1").extra == {"resource": "job"}
     assert NotFound("job", "1").detail == "There is no job '1'."

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from dataclasses import replace
 
 import pytest
 
-from shared.errors import QuotaExceeded, QuotaExhausted
-from shared.jobs import Jobs, Kind, State, new_id
+from shared.errors import Overloaded, QuotaExceeded, QuotaExhausted
+from shared.jobs import Job, Jobs, Kind, State, new_id
 from shared.knowledge.documents import Documents, Upload
 from shared.limits import UNLIMITED, Limits, TenantLimits
 from shared.quotas import DAY_SECONDS, Quotas, Usage
@@ -134,7 +135,7 @@ async def test_a_job_counts_from_its_creation_to_its_end_and_once(storage: Stora
 
     await asyncio.gather(*(create(job_id) for _ in range(3)))  # repeated, also at the same time
     assert await quotas.usage(tenant) == Usage(running_jobs=1, jobs_per_day=1)
-    assert await jobs.running(tenant) == 1
+    assert await jobs.usage(tenant) == Usage(running_jobs=1)
     job = await jobs.get(tenant, job_id)
     for _ in range(2):
         await jobs.finish(job.ticket, State.FAILED)
@@ -142,7 +143,7 @@ async def test_a_job_counts_from_its_creation_to_its_end_and_once(storage: Stora
     again = await jobs.retry(tenant, job_id)
     assert await quotas.usage(tenant) == Usage(running_jobs=1, jobs_per_day=1)
     await jobs.finish(again.ticket, State.SUCCEEDED)
-    assert await jobs.running(tenant) == 0
+    assert await jobs.usage(tenant) == Usage()
     for _ in range(3):
         await create(new_id())
     with pytest.raises(QuotaExhausted):
@@ -175,3 +176,81 @@ async def test_documents_count_while_they_are_there_with_their_last_size(storage
         await put("one-too-many", 1, "j5")
     await put("b", 6, "j6")  # a new version of one that is there needs no place
     assert await quotas.usage(tenant) == Usage(documents=10, bytes=15)
+
+
+# --- documents that are not finished ---
+
+
+async def test_documents_of_an_ingestion_count_until_it_has_ended(storage: Storage, tenant: str):
+    quotas = quotas_of(storage, Limits(unfinished_documents=100))
+    jobs = Jobs(storage, quotas=quotas)
+
+    async def create(total: int, kind: Kind = Kind.INGESTION) -> Job:
+        job_id = new_id()
+        return await jobs.create(tenant, kind, job_id=job_id, title="", collection="", owner="", total=total)
+
+    large = await create(300)  # by itself it may be larger than the limit
+    with pytest.raises(QuotaExhausted) as caught:
+        await create(1)
+    assert caught.value.extra["quota"] == "unfinished_documents"
+    assert caught.value.status == 429
+    await create(1000, Kind.REINDEXING)
+    await jobs.begin(large.ticket, total=90)
+    assert (await quotas.usage(tenant)).unfinished_documents == 90
+    await create(10)
+    with pytest.raises(QuotaExhausted):
+        await create(1)
+    await jobs.finish(large.ticket, State.PARTIAL)
+    assert (await quotas.usage(tenant)).unfinished_documents == 10
+    again = await jobs.retry(tenant, large.id)
+    assert (await quotas.usage(tenant)).unfinished_documents == 100
+    await jobs.begin(again.ticket, total=5)
+    assert await jobs.usage(tenant) == replace(await quotas.usage(tenant), jobs_per_day=0)
+    assert (await quotas.usage(tenant)).unfinished_documents == 15
+
+
+async def test_all_tenants_together_have_a_bound_too(storage: Storage):
+    def process(limit: int, now: float = 1e9) -> Quotas:
+        return Quotas(storage, TenantLimits(storage, UNLIMITED), lambda: now, max_unfinished_documents=limit)
+
+    tenants = [f"t-{uuid.uuid4().hex[:12]}" for _ in range(2)]
+    before = await process(10**9)._count_in_all()
+    await process(10**9).reserve(tenants[0], Usage(unfinished_documents=7))
+    await process(before + 8).reserve(tenants[1], Usage(unfinished_documents=2))
+    with pytest.raises(Overloaded) as caught:
+        await process(before + 9).reserve(tenants[1], Usage(unfinished_documents=1))
+    assert (caught.value.status, caught.value.retryable) == (503, True)
+    assert caught.value.retry_after
+    # events and what frees room are counted, and refused by nothing
+    await process(before + 9).reserve(tenants[1], Usage(), but=Usage(unfinished_documents=1))
+    await process(before + 9).give_back(tenants[1], Usage(unfinished_documents=1))
+    await process(before + 9).reserve(tenants[1], Usage(documents=1))
+
+
+async def test_what_nothing_refuses_is_counted_all_the_same(storage: Storage, tenant: str):
+    quotas = quotas_of(storage)
+    job = Usage(running_jobs=9, jobs_per_day=9)
+    await quotas.reserve(tenant, Usage(documents=10), but=job)
+    assert await quotas.usage(tenant) == Usage(documents=10) + job
+    with pytest.raises(QuotaExceeded):
+        await quotas.reserve(tenant, Usage(documents=1), but=job)
+    assert await quotas.usage(tenant) == Usage(documents=10) + job
+
+
+async def test_a_job_is_taken_from_room_that_was_held_for_it(storage: Storage, tenant: str):
+    quotas = quotas_of(storage)
+    documents, jobs = Documents(storage, quotas), Jobs(storage, quotas=quotas)
+    job_id = new_id()
+
+    async def accept() -> None:
+        beside = Jobs.begun(Kind.INGESTION, 2)
+        hold = await documents.hold(tenant, [], {}, job_id, beside=beside)
+        await jobs.create(
+            tenant, Kind.INGESTION, job_id=job_id, title="", collection="", owner="", total=2, hold=hold
+        )
+        await documents.release(tenant, hold)
+
+    for _ in range(2):  # the second time gives back what it did not need
+        await accept()
+        usage = Usage(running_jobs=1, jobs_per_day=1, unfinished_documents=2)
+        assert await quotas.usage(tenant) == usage

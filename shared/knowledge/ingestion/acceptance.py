@@ -11,19 +11,19 @@ from typing import TYPE_CHECKING, Any
 from shared import failpoints
 from shared.errors import Contended, InvalidRequest, PayloadTooLarge
 from shared.identity import check_readers
-from shared.jobs import Job, Kind, Ticket, derived_id
+from shared.jobs import Job, Jobs, Kind, Ticket, derived_id
 from shared.knowledge.documents import Upload, check_id, document_key
 from shared.knowledge.ingestion.shards import in_shards, shard_name
 from shared.knowledge.media import detect
 from shared.storage import INBOX, RAW
 
 if TYPE_CHECKING:
-    from shared.jobs import Jobs
     from shared.knowledge.collections import Collection, Collections
     from shared.knowledge.content import ContentStore
     from shared.knowledge.documents import Document, Documents
     from shared.knowledge.ingestion.shards import Shards
     from shared.outgoing import Outgoing
+    from shared.quotas import Hold
     from shared.storage import Storage
 
 HEAD_BYTES = 4096
@@ -109,13 +109,14 @@ class Acceptance:
         }
         shards = list(in_shards(uploads))
         here = [upload for upload in uploads if not upload.is_awaited]
-        hold = await self._documents.hold(tenant, here, records, job_id)
+        begun = Jobs.begun(Kind.INGESTION, len(uploads))
+        hold = await self._documents.hold(tenant, here, records, job_id, beside=begun, refusable=refusable)
         try:
             for number, shard in enumerate(shards):
                 shards[number] = await self.keep(ticket, collection, number, shard, contents)
                 await self._shards.put_manifest(ticket, number, shards[number])
             failpoints.passed("accept.kept")
-            job = await self._announce(within, job_id, owner, title, len(uploads), refusable=refusable)
+            job = await self._announce(within, job_id, owner, title, len(uploads), hold=hold)
             failpoints.passed("accept.announced")
             guard = {"guarded": before is not None, "known": records}
             for shard in shards:
@@ -188,7 +189,8 @@ class Acceptance:
         title: str,
         total: int | None = None,
         *,
-        refusable: bool,
+        refusable: bool = True,
+        hold: Hold | None = None,
     ) -> Job:
         """The job of that id, which is made where there is none."""
         job = await self._jobs.create(
@@ -199,6 +201,7 @@ class Acceptance:
             collection=within.name,
             owner=owner,
             refusable=refusable,
+            hold=hold,
             generation=within.generation,
             total=total,
         )

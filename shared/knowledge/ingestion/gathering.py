@@ -7,10 +7,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from shared.errors import Contended, GroundworkError, NotFound, PayloadTooLarge, SourceUnavailable
-from shared.knowledge.documents import Hold
 from shared.knowledge.ingestion.acceptance import Incoming
 from shared.knowledge.ingestion.outcomes import Outcome
 from shared.knowledge.media import HEAD_BYTES, detect
+from shared.quotas import Hold
 from shared.storage import INBOX
 
 if TYPE_CHECKING:
