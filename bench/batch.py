@@ -1,9 +1,10 @@
 """Batches against a service that fails at random: every line once, how fast, in how much memory.
 
-Four batches on a started stack whose only model is a service of its own process, which refuses 5% of its
+Batches on a started stack whose only model is a service of its own process, which refuses 5% of its
 requests with 429 and fails 1% with 500: a small one, then three large ones. During the second of these the
-host is killed, the third is cancelled and its rest then retried. Beside them the same service is asked the
-same requests by a bare loop over aiohttp that waits as it is told, with as many requests in flight.
+host is killed, the third is cancelled and its rest then retried. A last one meets a service that also has a
+limit of its own. Beside them the same service is asked the same requests by a bare loop over aiohttp that
+waits as it is told, with as many requests in flight.
 """
 
 from __future__ import annotations
@@ -32,6 +33,9 @@ SMALL, LARGE = 1_000, 50_000
 # As many lines as a batch has in flight: four lanes of sixteen.
 IN_FLIGHT = 64
 FAULTS = {"throttled": 0.05, "failed": 0.01, "retry_after_ms": 20}
+# A service's own limit, well below what this machine can do, and the share of it that a batch must reach.
+LIMIT_LINES_PER_SECOND = 200
+LIMIT_BAR = 0.90
 MEMORY_BAR = 1.10
 BATCH_SECONDS = 7200
 CATALOGUE = """
@@ -60,6 +64,10 @@ class Row:
     requests: int
     cpu_ms: float
     peak_mib: float
+
+    @property
+    def rate(self) -> float:
+        return self.lines / self.seconds
 
 
 class Peak:
@@ -96,8 +104,10 @@ class Bench:
         self._service = service
         self._client = openai.OpenAI(base_url=f"{stack.url}/v1", api_key=stack.key, max_retries=5)
 
-    def row(self, title: str, lines: int, meanwhile: Callable[[Any], None] = lambda batch: None) -> Row:
-        self.control(FAULTS)
+    def row(
+        self, title: str, lines: int, meanwhile: Callable[[Any], None] = lambda batch: None, **does: Any
+    ) -> Row:
+        self.control(FAULTS | does)
         file = self._client.files.create(file=("in.jsonl", io.BytesIO(_input(lines))), purpose="batch")
         host = psutil.Process(self.stack.process_id("host"))
         cpu = _cpu(host)
@@ -110,7 +120,7 @@ class Bench:
         seconds = time.time() - began
         cpu_ms = (_cpu(host) - cpu) / lines * 1000 if host.is_running() else float("nan")
         output, errors = self._ids(batch.output_file_id), self._ids(batch.error_file_id)
-        once = sorted(output + errors) == sorted(f"r-{number}" for number in range(lines))
+        once = _each_once(output + errors, lines)
         requests = self.control(None)["requests"]
         return Row(title, lines, seconds, len(output), len(errors), once, requests, cpu_ms, peak.mib)
 
@@ -128,8 +138,10 @@ class Bench:
             self._wait_for_answers(lines)
             self._client.batches.cancel(batch.id)
             batch = self.ended(batch.id)
-            counts = batch.request_counts
-            print(f"  cancelled: {counts.completed} in the output, {counts.failed} in the errors", flush=True)
+            output, errors = self._ids(batch.output_file_id), self._ids(batch.error_file_id)
+            if not _each_once(output + errors, batch.request_counts.total):
+                raise SystemExit("The cancelled batch has lost lines or has some twice.")
+            print(f"  cancelled: {len(output)} in the output, {len(errors)} in the errors", flush=True)
             url = f"{self.stack.url}/api/jobs/{batch.id.removeprefix('batch_')}/retry"
             headers = {"Authorization": f"Bearer {self.stack.key}"}
             urllib.request.urlopen(urllib.request.Request(url, b"", headers), timeout=60).close()
@@ -195,11 +207,18 @@ def main(argv: list[str]) -> int:
                 ("large, cancelled half-way, retried", lines, bench.cancel(lines // 2)),
             ):
                 rows.append(bench.row(title, size, meanwhile))
-                _print(rows[-1], bare)
+                _print(rows[-1], bare, "the bare loop's")
+            title = f"a service of {LIMIT_LINES_PER_SECOND} a second"
+            limited = bench.row(title, lines // 5, per_second=LIMIT_LINES_PER_SECOND)
+            _print(limited, LIMIT_LINES_PER_SECOND, "the service's own")
         finally:
             stack.stop()
             process.kill()
-    return _verdict(rows)
+    return _verdict(rows, limited)
+
+
+def _each_once(ids: list[str], lines: int) -> bool:
+    return sorted(ids) == sorted(f"r-{number}" for number in range(lines))
 
 
 def _input(lines: int) -> bytes:
@@ -248,20 +267,21 @@ def _cpu(process: psutil.Process) -> float:
     return times.user + times.system
 
 
-def _print(row: Row, bare: float) -> None:
-    rate = row.lines / row.seconds
+def _print(row: Row, beside: float, whose: str) -> None:
     print(
-        f"{row.title}: {row.lines} lines in {row.seconds:.1f} s, {rate:.0f} lines/s "
-        f"({rate / bare:.2f} of the bare loop's {bare:.0f}); {row.output} answered, {row.errors} failed, "
+        f"{row.title}: {row.lines} lines in {row.seconds:.1f} s, {row.rate:.0f} lines/s "
+        f"({row.rate / beside:.2f} of {whose} {beside:.0f}); {row.output} answered, {row.errors} failed, "
         f"{'each once' if row.once else 'NOT each once'}; {row.requests} requests; "
         f"host {row.cpu_ms:.2f} ms CPU a line, peak {row.peak_mib:.0f} MiB",
         flush=True,
     )
 
 
-def _verdict(rows: list[Row]) -> int:
+def _verdict(rows: list[Row], limited: Row) -> int:
     growth = rows[1].peak_mib / rows[0].peak_mib
-    complete = all(row.once and not row.errors for row in rows)
+    share = limited.rate / LIMIT_LINES_PER_SECOND
+    complete = all(row.once and not row.errors for row in [*rows, limited])
     print(f"every custom_id once in output or errors: {'yes' if complete else 'NO'} (bar: yes)")
     print(f"peak memory, large over small: {growth:.2f} (bar: at most {MEMORY_BAR:.2f})")
-    return 0 if complete and growth <= MEMORY_BAR else 1
+    print(f"lines a second over the service's own limit: {share:.2f} (bar: at least {LIMIT_BAR:.2f})")
+    return 0 if complete and growth <= MEMORY_BAR and share >= LIMIT_BAR else 1

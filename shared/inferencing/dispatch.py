@@ -28,6 +28,8 @@ LONGEST_WAIT_SECONDS = 10.0
 OVERDUE_CHECK_SECONDS = 0.25
 # While too little is known to say what is overdue, how soon to look whether more is known.
 UNKNOWN_PATIENCE_SECONDS = 1.0
+# What to tell a caller when no deployment names a time.
+DEFAULT_RETRY_AFTER_SECONDS = 1.0
 # Another deployment answered in less than half the time that this one has been silent: it hangs.
 HANGING_FACTOR = 2.0
 
@@ -84,8 +86,10 @@ class Dispatcher:
         if not self._line.ahead_of(wants.background) or self.pool.has_room(self.clock(), wants):
             lease = self.pool.acquire(self.clock(), demand, tried)
         number = self._line.draw_number()
-        while lease is None and self.pool.is_busy(self.clock(), wants):
-            if not await self._line.wait(number, wants, give_up_at):
+        while lease is None and self.clock() < give_up_at and self.pool.is_busy(self.clock(), wants):
+            # A breaker that closes by time alone calls nobody.
+            look_at = min(give_up_at, self.pool.closes_at(self.clock(), wants))
+            if not await self._line.wait(number, wants, look_at):
                 break
             lease = self.pool.acquire(self.clock(), demand, tried)
         self._line.advance()  # to take what is left, or to learn that there is nothing to wait for
@@ -200,10 +204,15 @@ class _Call:
         if lease is None:
             if self._clock() >= self._deadline:
                 raise DeadlineExceeded()
-            wait = self._pool.retry_after(self._clock(), self._demand)
+            wait = self._pool.retry_after(self._clock(), self._demand) or self._named_wait
             # Whoever may try again later must know whether this request was refused by itself.
             raise ModelsUnavailable(retry_after=wait) from self._fault
         return lease
+
+    @property
+    def _named_wait(self) -> float:
+        named = self._fault.retry_after if self._fault is not None else None
+        return named or DEFAULT_RETRY_AFTER_SECONDS
 
     def _start(self, lease: Lease) -> None:
         self._names.append(lease.deployment.name)

@@ -377,11 +377,12 @@ class Gateway:
         now = self._clock()
         fresh = member.answered_at is not None and now - member.answered_at < FRESH_SECONDS
         serves = member.retry_after(now) == 0 and (fresh or await self._is_reachable(member.deployment))
-        cause = member.breaker.cause
+        state = member.breaker.state(now)
+        cause = None if state is State.CLOSED else member.breaker.cause
         return DeploymentHealth(
             name=member.name,
             serves=serves,
-            state=member.breaker.state(now),
+            state=state,
             cause=cause.value if cause else None,
             retry_after=member.retry_after(now),
             in_flight=member.in_flight,

@@ -44,8 +44,8 @@ class Line:
         """How many calls would be served before a new one."""
         return sum(len(places) for wants, places in self._waiting.items() if wants.background <= background)
 
-    async def wait(self, number: int, wants: Wants, give_up_at: float) -> bool:
-        """Wait to be called. False when it took too long or the line is full."""
+    async def wait(self, number: int, wants: Wants, look_at: float) -> bool:
+        """Wait to be called, until ``look_at`` at the latest. False, at once, when the line is full."""
         alike = (places for other, places in self._waiting.items() if other.background == wants.background)
         if sum(map(len, alike)) >= MOST_WAITING:
             return False
@@ -53,10 +53,10 @@ class Line:
         place = (number, called)
         insort(self._waiting.setdefault(wants, []), place)
         try:
-            async with asyncio.timeout(max(0.0, give_up_at - self._clock())):
+            async with asyncio.timeout(max(0.0, look_at - self._clock())):
                 await called
         except TimeoutError:
-            return False
+            pass  # nobody has called, but it is time to look
         except asyncio.CancelledError:
             if called.done() and not called.cancelled():
                 self.advance()

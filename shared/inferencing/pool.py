@@ -39,8 +39,6 @@ HEDGES_PER_CALL = 0.1
 MOST_HEDGES = 10.0
 # Calls in the background take at most this share of a deployment's calls in flight.
 BACKGROUND_SHARE = 0.75
-# What to tell a caller when no deployment names a time.
-DEFAULT_RETRY_AFTER_SECONDS = 1.0
 # Faults that the deployment announces: the next caller may be its probe. After any other, a probe is a copy
 # of a call that someone else answers, so that no caller pays for a deployment that is still broken.
 ANNOUNCED = frozenset({FaultKind.THROTTLED})
@@ -63,10 +61,10 @@ class Demand:
 class Member:
     """A deployment with what is known of it."""
 
-    def __init__(self, deployment: Deployment) -> None:
+    def __init__(self, deployment: Deployment, *, alone: bool) -> None:
         self.deployment = deployment
         self.name = deployment.name
-        self.breaker = Breaker()
+        self.breaker = Breaker(alone=alone)
         self.limit = InFlightLimit(deployment.max_in_flight)
         self.in_flight = 0
         self.background_in_flight = 0
@@ -178,13 +176,16 @@ class Lease:
         if not self._release():
             return
         member = self._member
-        if fault.kind in (FaultKind.THROTTLED, FaultKind.HUNG):
-            member.limit.overloaded(now, member.in_flight + 1)
+        if not self._ticket.probe:  # a probe goes alone, whatever the limit
+            if fault.kind is FaultKind.THROTTLED:
+                member.limit.refused(now, member.in_flight + 1)
+            elif fault.kind is FaultKind.HUNG:
+                member.limit.overloaded(now, member.in_flight + 1)
         member.breaker.failed(self._ticket, now, fault.kind, fault.retry_after)
         name = self.deployment.name
         fields: dict[str, object] = {"deployment": name, "fault": fault.kind.value, "reason": fault.reason}
         log.info("model_try_failed", extra=fields)
-        if member.breaker.state(now) is State.OPEN:
+        if member.breaker.state(now) is State.OPEN and member.breaker.closes_at == math.inf:
             fields["seconds"] = round(member.breaker.retry_after(now), 3)
             misconfigured = fault.kind is FaultKind.MISCONFIGURED
             log.log(logging.ERROR if misconfigured else logging.WARNING, "deployment_isolated", extra=fields)
@@ -211,8 +212,8 @@ class Pool:
     """Deployments of one model version in one data zone."""
 
     def __init__(self, deployments: Iterable[Deployment], random: Random, *, hedge: bool = False) -> None:
-        members = (Member(deployment) for deployment in deployments)
-        self.members = sorted(members, key=lambda member: member.deployment.priority)
+        ordered = sorted(deployments, key=lambda deployment: deployment.priority)
+        self.members = [Member(deployment, alone=len(ordered) == 1) for deployment in ordered]
         self._groups = [list(g) for _, g in groupby(self.members, key=lambda m: m.deployment.priority)]
         self._random = random
         self._latencies: defaultdict[Shape, Latency] = defaultdict(Latency)
@@ -252,22 +253,32 @@ class Pool:
     def is_busy(self, now: float, wants: Wants) -> bool:
         """Whether a deployment would take a call if one of those in flight ended.
 
-        A call in the background also waits for the outcome of a probe; others are told at once.
+        A call in the background also waits for the outcome of a probe, or for a moment to pass; others are
+        told at once.
         """
         able = [*self._able(wants)]
         if wants.background and any(member.breaker.is_probed for member in able):
             return True
+        if self.closes_at(now, wants) < math.inf:
+            return True
         serving = (member for member in able if member.serves(now, wants.background))
         return any(not member.has_room(wants.background) for member in serving)
+
+    def closes_at(self, now: float, wants: Wants) -> float:
+        """When a breaker closes by time alone that such a call waits for; infinite where there is none."""
+        if not wants.background:
+            return math.inf
+        ends = (member.breaker.closes_at for member in self._able(wants))
+        return min((end for end in ends if end > now), default=math.inf)
 
     def supports(self, needs: frozenset[Capability]) -> bool:
         return any(needs <= member.deployment.capabilities for member in self.members)
 
     def retry_after(self, now: float, demand: Demand) -> float:
-        """The shortest time after which a call may be taken."""
+        """The shortest time after which a call may be taken; 0 where it is only that each was tried."""
         able = self._able(demand.wants())
         waits = (member.retry_after(now, demand.background) for member in able)
-        return min(waits, default=0.0) or DEFAULT_RETRY_AFTER_SECONDS
+        return min(waits, default=0.0)
 
     def turn_seconds(self, now: float, demand: Demand, ahead: int) -> float:
         """How long the last of ``ahead`` calls in line will likely wait; 0 where too little is known."""

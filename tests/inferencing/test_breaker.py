@@ -4,9 +4,13 @@ from hypothesis import strategies as st
 
 from shared.inferencing.breaker import (
     FIRST_ISOLATION_SECONDS,
+    ISOLATING_WEIGHT_ALONE,
     LONGEST_ISOLATION_SECONDS,
+    LONGEST_MOMENT_SECONDS,
     MISCONFIGURED_SECONDS,
+    MOST_MOMENTS,
     PROBATION_SUCCESSES,
+    REFUSAL_SECONDS,
     WINDOW_OUTCOMES,
     Breaker,
     State,
@@ -14,6 +18,7 @@ from shared.inferencing.breaker import (
 from shared.inferencing.faults import FaultKind
 
 FAILED, HUNG, INTERRUPTED = FaultKind.FAILED, FaultKind.HUNG, FaultKind.INTERRUPTED
+THROTTLED = FaultKind.THROTTLED
 
 
 def fail(breaker: Breaker, now: float, kind: FaultKind = FAILED, retry_after: float | None = None) -> None:
@@ -115,7 +120,7 @@ def test_after_probation_an_isolation_has_its_first_length_again() -> None:
 @pytest.mark.parametrize("seconds", [0.25, 10.0, 86400.0])
 def test_retry_after_is_honoured_exactly(seconds: float) -> None:
     breaker = Breaker()
-    fail(breaker, 100.0, FaultKind.THROTTLED, seconds)
+    fail(breaker, 100.0, THROTTLED, seconds)
     assert not breaker.admits(100.0 + seconds - 0.001)
     assert breaker.admits(100.0 + seconds)
 
@@ -123,16 +128,72 @@ def test_retry_after_is_honoured_exactly(seconds: float) -> None:
 def test_a_late_refusal_of_an_earlier_call_can_lengthen_the_window_but_not_shorten_it() -> None:
     breaker = Breaker()
     early, late = breaker.enter(0.0), breaker.enter(0.0)
-    fail(breaker, 0.0, FaultKind.THROTTLED, 10.0)
-    breaker.failed(early, 1.0, FaultKind.THROTTLED, 2.0)
+    fail(breaker, 0.0, THROTTLED, 10.0)
+    breaker.failed(early, 1.0, THROTTLED, 2.0)
     assert breaker.retry_after(1.0) == 9.0
-    breaker.failed(late, 1.0, FaultKind.THROTTLED, 20.0)
+    breaker.failed(late, 1.0, THROTTLED, 20.0)
     assert breaker.retry_after(1.0) == 20.0
+
+
+@pytest.mark.parametrize(
+    ("seconds", "state"),
+    [(LONGEST_MOMENT_SECONDS, State.CLOSED), (LONGEST_MOMENT_SECONDS + 0.001, State.HALF_OPEN)],
+)
+def test_a_moment_passes_without_a_probe_and_more_does_not(seconds: float, state: State) -> None:
+    breaker = Breaker()
+    fail(breaker, 0.0, THROTTLED, seconds)
+    assert breaker.state(seconds - 0.001) is State.OPEN
+    assert breaker.state(seconds) is state
+    assert [breaker.enter(seconds).probe for _ in range(2)] == [state is State.HALF_OPEN] * 2
+
+
+def test_moments_that_follow_each_other_without_an_answer_end_with_a_probe() -> None:
+    for answered, state in ((False, State.HALF_OPEN), (True, State.CLOSED)):
+        breaker = Breaker()
+        early = breaker.enter(0.0)
+        for moment in range(MOST_MOMENTS + 1):
+            assert breaker.state(moment) is State.CLOSED
+            fail(breaker, moment, THROTTLED, 0.1)
+            if answered and moment == 1:
+                breaker.begun(early)  # from before, but it shows that there are answers
+        assert breaker.state(MOST_MOMENTS + 0.5) is state
+
+
+def test_a_late_refusal_for_longer_makes_more_of_a_moment() -> None:
+    breaker = Breaker()
+    early = breaker.enter(0.0)
+    fail(breaker, 0.0, THROTTLED, 0.1)
+    breaker.failed(early, 0.05, THROTTLED, 1.0)
+    assert breaker.state(1.04) is State.OPEN
+    assert breaker.state(1.05) is State.HALF_OPEN
+
+
+def test_a_probe_that_is_not_refused_at_once_ends_a_throttling_and_nothing_else() -> None:
+    for kind, state in ((THROTTLED, State.CLOSED), (FaultKind.MISCONFIGURED, State.HALF_OPEN)):
+        breaker = Breaker()
+        fail(breaker, 0.0, kind, 30.0)
+        probe = breaker.enter(30.0)
+        assert not breaker.admits(30.0 + REFUSAL_SECONDS - 0.001)
+        assert breaker.state(30.0 + REFUSAL_SECONDS) is state
+        if state is State.CLOSED:
+            assert not breaker.enter(40.0).probe
+            breaker.succeeded(breaker.begun(probe))
+            assert breaker.state(40.0) is State.CLOSED
+
+
+def test_whoever_is_alone_is_isolated_when_half_of_its_outcomes_are_errors() -> None:
+    breaker = Breaker(alone=True)
+    for _ in range(ISOLATING_WEIGHT_ALONE - 1):
+        fail(breaker, 0.0)
+        succeed(breaker, 0.0)
+    assert breaker.state(0.0) is State.CLOSED
+    fail(breaker, 0.0)
+    assert breaker.state(0.0) is State.OPEN
 
 
 def test_throttling_without_a_time_isolates() -> None:
     breaker = Breaker()
-    fail(breaker, 0.0, FaultKind.THROTTLED)
+    fail(breaker, 0.0, THROTTLED)
     assert breaker.retry_after(0.0) == FIRST_ISOLATION_SECONDS
 
 
@@ -163,7 +224,9 @@ def test_a_stream_that_begins_proves_nothing_where_streams_used_to_break() -> No
         assert breaker.state(5.0) is state
 
 
-outcomes = st.sampled_from(["succeed", "fail", "hang", "interrupt", "throttle", "refuse", "abandon", "wait"])
+outcomes = st.sampled_from(
+    ["succeed", "fail", "hang", "interrupt", "throttle", "moment", "refuse", "abandon", "wait"]
+)
 
 
 @given(st.lists(st.tuples(outcomes, st.integers(0, 5), st.floats(0, 3)), max_size=80))
@@ -175,7 +238,8 @@ def test_whatever_happens_it_admits_again_once_everything_has_ended(
         "fail": (FAILED, None),
         "hang": (HUNG, None),
         "interrupt": (INTERRUPTED, None),
-        "throttle": (FaultKind.THROTTLED, 7.0),
+        "throttle": (THROTTLED, 7.0),
+        "moment": (THROTTLED, 0.1),
         "refuse": (FaultKind.MISCONFIGURED, None),
     }
     for outcome, which, seconds in steps:

@@ -15,7 +15,7 @@ from shared.errors import (
     ModelsUnavailable,
     StreamInterrupted,
 )
-from shared.inferencing.breaker import State
+from shared.inferencing.breaker import REFUSAL_SECONDS, State
 from shared.inferencing.faults import DeploymentFault, FaultKind
 
 from .scripted import BODY, CALL, Bench, Script, catalogue_text
@@ -441,6 +441,49 @@ def test_calls_in_the_background_wait_for_the_outcome_of_a_probe() -> None:
     run(scenario())
 
 
+def test_calls_in_the_background_wait_for_a_moment_to_pass_and_others_are_told() -> None:
+    async def scenario() -> None:
+        bench = Bench(catalogue_text("a"), a=Script(status=429, headers={"retry-after-ms": "100"}))
+        with pytest.raises(ModelsUnavailable) as refused:
+            await bench.complete()
+        assert refused.value.retry_after == pytest.approx(0.1)
+        bench.script("a")
+        with pytest.raises(ModelsUnavailable):
+            await bench.complete()
+        assert await asyncio.gather(*(bench.complete(background=True) for _ in range(5))) == ["a"] * 5
+        first, *others = [time for _, time in bench.wire.sent]
+        assert others == [pytest.approx(first + 0.11)] * 5
+
+    run(scenario())
+
+
+def test_calls_in_the_background_go_on_once_the_probe_was_not_refused() -> None:
+    async def scenario() -> None:
+        bench = Bench(catalogue_text("a"), a=Script(status=429, headers={"retry-after": "2"}))
+        with pytest.raises(ModelsUnavailable):
+            await bench.complete()
+        bench.script("a", seconds=30.0)
+        await asyncio.sleep(2.0)
+        await asyncio.gather(*(bench.complete(background=True) for _ in range(10)))
+        probe, *others = [time for _, time in bench.wire.sent[1:]]
+        assert others == [pytest.approx(probe + REFUSAL_SECONDS)] * 9
+
+    run(scenario())
+
+
+def test_a_moment_that_has_passed_keeps_nobody_looking() -> None:
+    async def scenario() -> None:
+        bench = Bench(catalogue_text("a", a="max_in_flight = 2"), a=Script(seconds=50.0))
+        before = [asyncio.create_task(bench.complete()) for _ in range(2)]
+        await asyncio.sleep(0.1)
+        breaker, now = bench.gateway._dispatchers["m", "eu"].pool.members[0].breaker, bench.loop.time()
+        breaker.failed(breaker.enter(now), now, FaultKind.THROTTLED, 0.05)
+        assert await bench.complete(background=True) == "a"
+        assert await asyncio.gather(*before) == ["a"] * 2
+
+    run(scenario())
+
+
 def test_those_in_line_are_told_when_the_deployment_they_wait_for_breaks() -> None:
     async def scenario() -> None:
         bench = Bench(
@@ -460,7 +503,7 @@ def test_the_limit_in_flight_shrinks_under_refusals() -> None:
         bench = Bench(catalogue_text("a"), a=Script(seconds=1.0, status=429, headers={"retry-after": "1"}))
         await asyncio.gather(*(bench.complete() for _ in range(40)), return_exceptions=True)
         member = bench.gateway._dispatchers["m", "eu"].pool.members[0]
-        assert member.limit.value == 30
+        assert member.limit.value == 27  # the fifth refusal is one too many, of 36 in flight
 
     run(scenario())
 

@@ -46,7 +46,7 @@ def test_a_lease_is_settled_once() -> None:
     lease.failed(0.0, DeploymentFault(FaultKind.HUNG, "late"))
     lease.let_go()
     assert pool.members[0].in_flight == 0
-    assert pool.retry_after(0.0, DEMAND) == 1.0
+    assert pool.retry_after(0.0, DEMAND) == 0.0
 
 
 def test_the_shortest_wait_of_all_is_told() -> None:

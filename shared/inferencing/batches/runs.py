@@ -36,8 +36,11 @@ RUN_SECONDS = 60.0
 WATCH_SECONDS = 1.0
 # A line whose own request failed this often, with the gateway's failover in each, is given up.
 TRIES = 8
-FIRST_WAIT_SECONDS = 0.5
+FIRST_WAIT_SECONDS = 0.1
+WAIT_GROWTH = 3
 LONGEST_WAIT_SECONDS = 30.0
+# Where whoever refuses a line names no time.
+UNNAMED_WAIT_SECONDS = 0.5
 
 
 class Answerer(Protocol):
@@ -201,13 +204,14 @@ class Run:
             except GroundworkError as error:
                 if _asks_to_wait(error):
                     # Who is told to stay away is told so for every line.
-                    wait = error.retry_after or FIRST_WAIT_SECONDS
+                    wait = error.retry_after or UNNAMED_WAIT_SECONDS
                     self._resume_at = max(self._resume_at, time.monotonic() + wait)
                     continue
                 failures += 1
                 if not error.retryable or failures == TRIES:
                     return self._answer.refusal(error, own_id)
-                if not await self._slept(min(LONGEST_WAIT_SECONDS, FIRST_WAIT_SECONDS * 2**failures)):
+                wait = FIRST_WAIT_SECONDS * WAIT_GROWTH ** (failures - 1)
+                if not await self._slept(min(LONGEST_WAIT_SECONDS, wait)):
                     return None
             except Exception:
                 # One line that trips us up must not take the others with it.
