@@ -1,4 +1,4 @@
-"""Blobs, queues and tables of one storage account, through Azure's own clients.
+"""Blobs, queues and tables of one storage account.
 
 The same code talks to Azure with a managed identity and to Azurite with a connection string. Containers,
 queues and tables are made at their first use. The clients' own retries are off: a failed call becomes
@@ -11,11 +11,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from shared.errors import NotFound, StorageUnavailable
+from shared.tables import ANY, Change, Refused, Row, Tables, literal
 
 if TYPE_CHECKING:
     from shared.config import StorageSettings
@@ -48,9 +49,8 @@ DELETES_IN_FLIGHT = 32
 # Keys of rows sort upwards, so a list of the newest counts down from here (milliseconds, year 2286).
 _LAST_MILLISECOND = 9_999_999_999_999
 
-_NOT_MADE_YET = ("ContainerNotFound", "QueueNotFound", "TableNotFound")
+_NOT_MADE_YET = ("ContainerNotFound", "QueueNotFound")
 
-Row = dict[str, Any]
 T = TypeVar("T")
 
 
@@ -91,7 +91,7 @@ class Storage:
         self._make_credential = credential
         self._credential: Any = None
         self._services: dict[str, Any] = {}
-        self._tables: dict[str, Any] = {}
+        self._table_client: Tables | None = None
 
     # --- blobs ---
 
@@ -287,9 +287,7 @@ class Storage:
 
     async def get_row(self, table: str, partition: str, row: str) -> Row | None:
         """One row, or None; its ETag lies under ``"etag"``."""
-        with _missing_is_none() as found, _faults_typed():
-            found.append(await self._table(table).get_entity(partition, row))
-        return _plain(found[0]) if found else None
+        return await self._tables().get(table, partition, row)
 
     async def get_rows(self, table: str, partition: str, rows: Iterable[str]) -> dict[str, Row]:
         """Several rows of one partition by their keys; absent ones are left out."""
@@ -300,14 +298,9 @@ class Storage:
         found: dict[str, Row] = {}
 
         async def read(some: list[str]) -> None:
-            parameters = {f"key{number}": key for number, key in enumerate(some)}
-            any_of = " or ".join(f"RowKey eq @{name}" for name in parameters)
-            with _missing_is_none(), _faults_typed():
-                async for entity in self._table(table).query_entities(
-                    f"PartitionKey eq @partition and ( {any_of} )",
-                    parameters={"partition": partition, **parameters},
-                ):
-                    found[entity["RowKey"]] = _plain(entity)
+            any_of = " or ".join(f"RowKey eq {literal(key)}" for key in some)
+            async for row in self._tables().query(table, f"{_in_partition(partition)} and ({any_of})"):
+                found[row["RowKey"]] = row
 
         groups = [keys[start : start + FILTER_ROWS] for start in range(0, len(keys), FILTER_ROWS)]
         await asyncio.gather(*(read(group) for group in groups))
@@ -324,23 +317,14 @@ class Storage:
         limit: int | None = None,
     ) -> AsyncIterator[Row]:
         """Rows of a partition in the order of their keys, from ``first`` up to but without ``last``."""
-        clauses, parameters = ["PartitionKey eq @partition"], {"partition": partition}
-        if first:
-            clauses.append("RowKey ge @first")
-            parameters["first"] = first
-        if last:
-            clauses.append("RowKey lt @last")
-            parameters["last"] = last
-        with _missing_is_none(), _faults_typed():
-            count = 0
-            page = min(limit, 1000) if limit else None
-            async for entity in self._table(table).query_entities(
-                " and ".join(clauses), parameters=parameters, select=select, results_per_page=page
-            ):
-                yield _plain(entity)
-                count += 1
-                if limit and count >= limit:
-                    return
+        condition = " and ".join([_in_partition(partition), *_between(first, last)])
+        page = min(limit, 1000) if limit else None
+        count = 0
+        async for row in self._tables().query(table, condition, select=select or (), page=page):
+            yield row
+            count += 1
+            if limit and count >= limit:
+                return
 
     async def scan_rows(
         self, table: str, *, first: str = "", last: str = "", select: list[str] | None = None
@@ -349,18 +333,9 @@ class Storage:
 
         The service reads the whole table for it: only what runs seldom may ask this.
         """
-        clauses = {"first": "RowKey ge @first", "last": "RowKey lt @last"}
-        parameters = {name: key for name, key in (("first", first), ("last", last)) if key}
-        with _missing_is_none(), _faults_typed():
-            entities = (
-                self._table(table).query_entities(
-                    " and ".join(clauses[name] for name in parameters), parameters=parameters, select=select
-                )
-                if parameters
-                else self._table(table).list_entities(select=select)
-            )
-            async for entity in entities:
-                yield _plain(entity)
+        condition = " and ".join(_between(first, last))
+        async for row in self._tables().query(table, condition, select=select or ()):
+            yield row
 
     async def delete_partition(self, table: str, partition: str) -> int:
         """Delete every row of a partition, 100 in a transaction; their number."""
@@ -369,82 +344,73 @@ class Storage:
             async for row in self.query_rows(table, partition, select=["PartitionKey", "RowKey"])
         ]
         for start in range(0, len(keys), TRANSACTION_ENTITIES):
-            operations = [("delete", key) for key in keys[start : start + TRANSACTION_ENTITIES]]
-            await self._write(table, lambda client, batch=operations: client.submit_transaction(batch))
+            await self._change(
+                table, [Change("DELETE", key, ANY) for key in keys[start : start + TRANSACTION_ENTITIES]]
+            )
         return len(keys)
 
     async def insert_row(self, table: str, row: Row) -> None:
         """Insert a row; raises `Exists` where there is one with its keys."""
-        from azure.core.exceptions import ResourceExistsError
-
         try:
-            await self._write(table, lambda client: client.create_entity(row))
-        except ResourceExistsError:
+            await self._tables().insert(table, row)
+        except Refused as refused:
+            if refused.status != 409:
+                raise
             raise Exists from None
 
     async def merge_row(self, table: str, row: Row) -> None:
         """Insert a row, or set the given properties of the one that is there."""
-        await self._write(table, lambda client: client.upsert_entity(row, mode="merge"))
+        await self._tables().merge(table, row)
 
     async def put_row(self, table: str, row: Row) -> None:
         """Insert a row or replace the one that is there."""
-        await self._write(table, lambda client: client.upsert_entity(row, mode="replace"))
+        await self._tables().put(table, row)
 
     async def replace_row(self, table: str, row: Row, etag: str) -> None:
         """Replace a row if it still has ``etag``; raises `Changed` otherwise."""
-        from azure.core import MatchConditions
-        from azure.core.exceptions import ResourceModifiedError, ResourceNotFoundError
-
         try:
-            await self._write(
-                table,
-                lambda client: client.update_entity(
-                    row, mode="replace", etag=etag, match_condition=MatchConditions.IfNotModified
-                ),
-            )
-        except (ResourceModifiedError, ResourceNotFoundError):
+            await self._tables().put(table, row, etag)
+        except Refused as refused:
+            if refused.status not in (404, 412):
+                raise
             raise Changed from None
 
     async def delete_row(self, table: str, partition: str, row: str) -> None:
         """Delete a row, whatever its version; absent ones are fine."""
-        with _missing_is_none(), _faults_typed():
-            await self._table(table).delete_entity(partition, row)
+        await self._tables().delete(table, partition, row)
 
     async def put_rows(self, table: str, rows: Iterable[Row]) -> None:
         """Insert or replace rows of one partition, 100 in a transaction."""
         pending = list(rows)
         for start in range(0, len(pending), TRANSACTION_ENTITIES):
-            operations = [
-                ("upsert", row, {"mode": "replace"}) for row in pending[start : start + TRANSACTION_ENTITIES]
-            ]
-            await self._write(table, lambda client, batch=operations: client.submit_transaction(batch))
+            await self._change(
+                table, [Change("PUT", row) for row in pending[start : start + TRANSACTION_ENTITIES]]
+            )
 
-    async def swap_rows(self, table: str, rows: Iterable[tuple[Row, str | None]]) -> None:
-        """Write up to 100 rows of one partition, all or none.
+    async def swap_rows(self, table: str, rows: Iterable[tuple[Row, str | None]]) -> list[str]:
+        """Write up to 100 rows of one partition, all or none; their ETags.
 
         Each comes with the ETag it was read with, or None where it must be new; raises `Changed` where
         one is not as it was read. With `WHATEVER` its properties are set in whatever is there, with
         `REPLACED` it takes the place of that.
         """
-        from azure.core import MatchConditions
-        from azure.data.tables import TableTransactionError
-
-        operations: list[Any] = []
+        changes: list[Change] = []
         for row, etag in rows:
             if etag is None:
-                operations.append(("create", row))
+                changes.append(Change("POST", row))
             elif etag in (WHATEVER, REPLACED):
-                mode = "merge" if etag == WHATEVER else "replace"
-                operations.append(("upsert", row, {"mode": mode}))
+                changes.append(Change("PATCH" if etag == WHATEVER else "PUT", row))
             else:
-                condition = {"etag": etag, "match_condition": MatchConditions.IfNotModified}
-                operations.append(("update", row, {"mode": "replace", **condition}))
+                changes.append(Change("PUT", row, etag))
+        return await self._change(table, changes)
+
+    async def _change(self, table: str, changes: list[Change]) -> list[str]:
         try:
-            await self._write(table, lambda client: client.submit_transaction(operations))
-        except TableTransactionError as error:
-            if getattr(error, "status_code", None) in (404, 409, 412):
+            return await self._tables().change(table, changes)
+        except Refused as refused:
+            if refused.status in (404, 409, 412):
                 raise Changed from None
-            raise StorageUnavailable(f"The table {table!r} did not take the change.") from error
+            raise
 
     # --- queues ---
 
@@ -462,7 +428,9 @@ class Storage:
         if self._credential is not None:
             await self._credential.close()
         self._services.clear()
-        self._tables.clear()
+        if self._table_client is not None:
+            await self._table_client.close()
+            self._table_client = None
 
     # --- clients ---
 
@@ -482,9 +450,7 @@ class Storage:
                     self._settings.connection_string, **options
                 )
             else:
-                if self._credential is None and self._make_credential is not None:
-                    self._credential = self._make_credential()
-                self._services[kind] = client(endpoint, credential=self._credential, **options)
+                self._services[kind] = client(endpoint, credential=self._own_credential(), **options)
         return self._services[kind]
 
     def _blobs(self) -> Any:
@@ -500,17 +466,17 @@ class Storage:
     def _blob(self, container: str, name: str) -> Any:
         return self._blobs().get_blob_client(container, name)
 
-    def _table(self, name: str) -> Any:
-        if name not in self._tables:
-            from azure.data.tables.aio import TableServiceClient
+    def _tables(self) -> Tables:
+        if self._table_client is None:
+            self._table_client = Tables(
+                self._settings, self._own_credential, call_timeout_seconds=CALL_TIMEOUT_SECONDS
+            )
+        return self._table_client
 
-            service = self._service("tables", TableServiceClient, self._settings.table_endpoint)
-            self._tables[name] = service.get_table_client(name)
-        return self._tables[name]
-
-    async def _write(self, table: str, write: Callable[[Any], Awaitable[T]]) -> T:
-        client = self._table(table)
-        return await self._made_at_first_use(lambda: write(client), client.create_table)
+    def _own_credential(self) -> Any:
+        if self._credential is None and self._make_credential is not None:
+            self._credential = self._make_credential()
+        return self._credential
 
     async def _made_at_first_use(
         self, write: Callable[[], Awaitable[T]], create: Callable[[], Awaitable[Any]]
@@ -522,9 +488,7 @@ class Storage:
             try:
                 return await write()
             except HttpResponseError as error:
-                # The clients of blobs and queues name the code, those of tables leave it in the text.
-                told = f"{getattr(error, 'error_code', '')} {error}"
-                if not any(code in told for code in _NOT_MADE_YET):
+                if getattr(error, "error_code", None) not in _NOT_MADE_YET:
                     raise
             with contextlib.suppress(ResourceExistsError):  # another process was faster
                 await create()
@@ -546,10 +510,12 @@ def key_part(name: str) -> str:
     return hashlib.sha256(name.encode()).hexdigest()[:32]
 
 
-def _plain(entity: Mapping[str, Any]) -> Row:
-    row = dict(entity)
-    row["etag"] = getattr(entity, "metadata", {}).get("etag", "")
-    return row
+def _in_partition(partition: str) -> str:
+    return f"PartitionKey eq {literal(partition)}"
+
+
+def _between(first: str, last: str) -> list[str]:
+    return [f"RowKey {comparison} {literal(key)}" for comparison, key in (("ge", first), ("lt", last)) if key]
 
 
 class _missing_is_none:

@@ -22,7 +22,7 @@ from laptop.stack import Process, _die_with_parent
 IMPORTED = (
     "functions.chat functions.console functions.openai_surface functions.ingestion devhost.host "
     "devhost.server devhost.queues devhost.blobs devhost.timers devhost.durable azure.storage.blob.aio "
-    "azure.storage.queue.aio azure.data.tables.aio aiohttp shared.inferencing.gateway "
+    "azure.storage.queue.aio aiohttp shared.tables shared.inferencing.gateway "
     "shared.knowledge.ingestion shared.knowledge.deletion shared.knowledge.retrieval "
     "shared.knowledge.index.embedded"
 )
