@@ -23,6 +23,7 @@ QUESTION = "How long is the emergency code valid when I have lost my hardware ke
 BENCHMARKS = (
     "answers",
     "batch",
+    "bulkheads",
     "coldstart",
     "gateway",
     "host",

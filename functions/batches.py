@@ -56,11 +56,11 @@ class BatchBody(Model):
 # --- HTTP ---
 
 
-@serve("POST", "/batches", AZURE, BatchBody, on=blueprint, durable=True)
+@serve("POST", "/batches", AZURE, BatchBody, on=blueprint, durable=True, keyed=True)
 async def create_batch(call: Call) -> Response:
     """Run the requests of a file as a batch."""
     asked = _asked(validated(BatchBody, await read_object(call)))
-    job = await services().batches.create(call.principal, asked, job_id=job_id_for(call))
+    job = await services().batches.create(call.principal, asked, job_id=await job_id_for(call))
     await start_job(call.client, job)
     batch = await services().batches.records.read(job.tenant, job.id)
     return JSONResponse(await services().batches.document(batch, job))

@@ -41,7 +41,7 @@ class ChatBody(Model):
     cache: CacheMode = CacheMode.EXACT
 
 
-@route(blueprint, "POST", "/api/chat", durable=True, body=ChatBody, statuses=(200, 202))
+@route(blueprint, "POST", "/api/chat", durable=True, body=ChatBody, statuses=(200, 202), keyed=True)
 async def chat(call: Call) -> Response:
     """Answer a question from documents: JSON, a stream of events, or a job with Prefer: respond-async."""
     body = await call.json(ChatBody)

@@ -40,6 +40,7 @@ class ErasureBody(Model):
     durable=True,
     body=ErasureBody,
     statuses=(202,),
+    keyed=True,
 )
 async def post_erasure(call: Call) -> Response:
     """Remove all that is held of a user or from a source, for good; the receipt's nonce is in a header."""
@@ -52,7 +53,7 @@ async def post_erasure(call: Call) -> Response:
     job, nonce = await services().erasure.accept(
         call.principal.tenant,
         Subject(body.user or "", body.source or ""),
-        job_id=job_id_for(call),
+        job_id=await job_id_for(call),
         owner=call.principal.user,
     )
     await start_job(call.client, job)

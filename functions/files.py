@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from collections.abc import Mapping
@@ -12,7 +13,7 @@ import azure.functions as func
 from azurefunctions.extensions.http.fastapi import JSONResponse, Response, StreamingResponse
 
 from functions.http import Call
-from functions.jobs import job_id_for
+from functions.jobs import keyed_id
 from functions.multipart import read_form
 from functions.openai_surface import AZURE, serve
 from functions.services import services
@@ -29,17 +30,27 @@ PAGE_FILES = 10_000
 _RANGE = re.compile(r"bytes=(\d*)-(\d*)")
 
 
-@serve("POST", "/files", AZURE, on=blueprint)
+@serve("POST", "/files", AZURE, on=blueprint, keyed=True)
 async def upload_file(call: Call) -> Response:
     """Upload a file as a form: purpose, file, expires_after[anchor] and expires_after[seconds]."""
-    file_id = f"file-{job_id_for(call)}"
+    own_id = keyed_id(call)
+    file_id = f"file-{own_id}"
     files = services().files
     before = await files.find(call.principal.tenant, file_id)
+    writing = files.writing(call.principal.tenant, file_id)
+
+    async def write(part: bytes) -> None:
+        call.received.digest.update(part)
+        if before is None:
+            await writing.write(part)
+
+    form = await read_form(call.request.headers.get("content-type", ""), call.request.stream(), write)
+    if call.idempotency_key is not None:
+        # The form's boundary is another one each time: what it says of the file is what counts.
+        about = json.dumps([form.filename, form.fields], sort_keys=True)
+        await call.claim(own_id, f"{about}{call.received.digest.hexdigest()}")
     if before is not None:
         return JSONResponse(file_object(before))
-    writing = files.writing(call.principal.tenant, file_id)
-    content_type = call.request.headers.get("content-type", "")
-    form = await read_form(content_type, call.request.stream(), writing.write)
     if form.filename is None:
         raise InvalidRequest("The form has no file.", parameter="file")
     purpose = form.fields.get("purpose", "")

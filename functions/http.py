@@ -8,13 +8,14 @@ turns every error into RFC 9457 problem details. `ROUTES` lists what was registe
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import logging
 import math
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from contextlib import aclosing
-from dataclasses import dataclass, replace
+from contextlib import aclosing, suppress
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import azure.durable_functions as df
@@ -66,15 +67,28 @@ class Model(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+@dataclass(slots=True)
+class Received:
+    """What has come in with a call: the digest of its body so far, and the job whose key it claimed."""
+
+    digest: Any = field(default_factory=hashlib.sha256)
+    claimed: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class Call:
-    """What a handler needs of its request: the raw request, who calls, and Durable where asked for."""
+    """What a handler needs of its request: the raw request, who calls, and Durable where asked for.
+
+    ``keyed`` says that its route takes an Idempotency-Key.
+    """
 
     request: Request
     principal: Principal
     correlation_id: str
     client: Client | None = None
     action: str = ""
+    keyed: bool = False
+    received: Received = field(default_factory=Received)
 
     def path(self, name: str) -> str:
         """A parameter of the path; empty where its catch-all matches nothing."""
@@ -103,6 +117,8 @@ class Call:
             if size > limit:
                 raise PayloadTooLarge(f"The body has more than {limit} bytes.", limit=limit)
             parts.append(part)
+            if self.idempotency_key is not None:
+                self.received.digest.update(part)
         return b"".join(parts)
 
     async def json_value(self) -> Any:
@@ -136,6 +152,24 @@ class Call:
     def object(self) -> str:
         """What the call is about, for the audit trail: its path, which holds names and no content."""
         return self.request.url.path
+
+    @property
+    def idempotency_key(self) -> str | None:
+        return self.request.headers.get("idempotency-key")
+
+    async def claim(self, job_id: str, about: str = "") -> None:
+        """Tie a job's id to this request, by default as it has been read; raises `IdempotencyKeyReused`."""
+        url, headers = self.request.url, self.request.headers
+        read = f"{headers.get('content-type', '')}\0{self.received.digest.hexdigest()}"
+        fingerprint = hashlib.sha256(f"{url.query}\0{about or read}".encode()).hexdigest()
+        if await services().jobs.claim_key(self.principal.tenant, job_id, fingerprint):
+            self.received.claimed = job_id
+
+    async def release(self) -> None:
+        """Give back the key that a refused request had claimed: mended, it may come again."""
+        if self.received.claimed:
+            with suppress(GroundworkError):
+                await services().jobs.release_key(self.principal.tenant, self.received.claimed)
 
     async def while_connected(self, work: Awaitable[Result]) -> Result:
         """``work``'s result; when the client leaves first, ``work`` is cancelled and `Cancelled` raised.
@@ -209,6 +243,7 @@ class RouteEntry:
     body: type[Model] | None
     statuses: tuple[int, ...]
     errors: ErrorRenderer
+    keyed: bool
 
 
 ROUTES: list[RouteEntry] = []
@@ -225,23 +260,25 @@ def route(
     statuses: tuple[int, ...] = (200,),
     name: str = "",
     errors: ErrorRenderer | None = None,
+    keyed: bool = False,
 ) -> Callable[[Callable[[Call], Awaitable[Response]]], Handler]:
     """Serve ``method path`` with a handler that takes a `Call`.
 
     The caller must hold ``role``; None leaves the route open to everyone. ``durable`` gives the handler
     a Durable client. The handler's first docstring line becomes the summary in the contract, and its name
-    that of the function unless ``name`` is given. ``errors`` takes the place of `problem`.
+    that of the function unless ``name`` is given. ``errors`` takes the place of `problem`. A route that
+    makes something which an Idempotency-Key can name is ``keyed``.
     """
     render = errors or problem
 
     def decorate(handle: Callable[[Call], Awaitable[Response]]) -> Handler:
         function_name = name or handle.__name__
         summary = (handle.__doc__ or function_name).strip().splitlines()[0].rstrip(".")
-        ROUTES.append(RouteEntry(method, path, role, summary, body, statuses, render))
+        ROUTES.append(RouteEntry(method, path, role, summary, body, statuses, render, keyed))
 
         async def answer(req: Request, client: Client | None = None) -> Response:
             correlation_id = _correlation_id(req)
-            call = Call(req, NOBODY, correlation_id, client, function_name)
+            call = Call(req, NOBODY, correlation_id, client, function_name, keyed)
             try:
                 if role is not None:
                     who = await services().authentication.principal(presented(req), correlation_id)
@@ -249,6 +286,8 @@ def route(
                     await _admit(call, role, method)
                 response = await handle(call)
             except GroundworkError as error:
+                if not error.retryable:
+                    await call.release()
                 response = render(await _audited(error, call), correlation_id)
             except Exception:
                 log.exception("request_failed", extra={"route": path, "correlation_id": correlation_id})

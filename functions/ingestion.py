@@ -44,6 +44,7 @@ LAYOUTS_KEEP_COMING = {
     role=Role.CONTRIBUTOR,
     durable=True,
     statuses=(202,),
+    keyed=True,
 )
 async def put_document(call: Call) -> Response:
     """Store one document, whose bytes are the body, and ingest it as a job."""
@@ -73,6 +74,7 @@ async def put_document(call: Call) -> Response:
     durable=True,
     body=IngestionRequest,
     statuses=(202,),
+    keyed=True,
 )
 async def post_ingestion(call: Call) -> Response:
     """Ingest many documents as one job."""
@@ -88,7 +90,7 @@ async def post_ingestion(call: Call) -> Response:
         call.principal.tenant,
         collection,
         request.inbox_prefix or "",
-        job_id=job_id_for(call),
+        job_id=await job_id_for(call),
         owner=call.principal.user,
         title=f"Ingest inbox/{request.inbox_prefix}",
     )
@@ -103,6 +105,7 @@ async def post_ingestion(call: Call) -> Response:
     role=Role.CONTRIBUTOR,
     durable=True,
     statuses=(202,),
+    keyed=True,
 )
 async def delete_document(call: Call) -> Response:
     """Take a document out of sight at once, and remove it as a job."""
@@ -110,7 +113,7 @@ async def delete_document(call: Call) -> Response:
         call.principal.tenant,
         call.path("collection"),
         check_id(call.path("document")),
-        job_id=job_id_for(call),
+        job_id=await job_id_for(call),
         owner=call.principal.user,
     )
     await start_job(call.client, job)
@@ -124,11 +127,15 @@ async def delete_document(call: Call) -> Response:
     role=Role.ADMINISTRATOR,
     durable=True,
     statuses=(202,),
+    keyed=True,
 )
 async def delete_collection(call: Call) -> Response:
     """Close a collection at once, and remove it with all its documents as a job."""
     job = await services().deletion.accept_collection(
-        call.principal.tenant, call.path("collection"), job_id=job_id_for(call), owner=call.principal.user
+        call.principal.tenant,
+        call.path("collection"),
+        job_id=await job_id_for(call),
+        owner=call.principal.user,
     )
     await start_job(call.client, job)
     return accepted(call, job)
@@ -139,7 +146,7 @@ async def _accept(call: Call, collection: str, incoming: list[Incoming], title: 
         call.principal.tenant,
         collection,
         incoming,
-        job_id=job_id_for(call),
+        job_id=await job_id_for(call),
         owner=call.principal.user,
         title=title,
     )

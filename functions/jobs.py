@@ -62,15 +62,27 @@ async def _exists(client: Client, instance: str) -> bool:
     return bool(status and status.instance_id)
 
 
-def job_id_for(call: Call) -> str:
+def keyed_id(call: Call) -> str:
     """A new id, or the one that the caller's Idempotency-Key has always had on this route."""
-    key = call.request.headers.get("idempotency-key")
+    assert call.keyed, f"the contract says nothing of an Idempotency-Key for {call.action}"
+    key = call.idempotency_key
     if key is None:
         return new_id()
     if not 1 <= len(key) <= 200:
         raise InvalidParameter("An Idempotency-Key has 1 to 200 characters.", parameter="idempotency-key")
     who = call.principal
     return derived_id("http", who.tenant, who.user, call.request.method, call.request.url.path, key)
+
+
+async def job_id_for(call: Call) -> str:
+    """The id of the job that the call asks for, whose body has been read.
+
+    Raises `IdempotencyKeyReused` where the key came with another query, content type or body before.
+    """
+    job_id = keyed_id(call)
+    if call.idempotency_key is not None:
+        await call.claim(job_id)
+    return job_id
 
 
 def may_see(principal: Principal, job: Job) -> bool:

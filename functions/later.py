@@ -93,7 +93,7 @@ async def announce(
 ) -> Job:
     """The job that answers ``body``, started; the same one for the same Idempotency-Key."""
     who, jobs = call.principal, services().jobs
-    ticket = Ticket(who.tenant, job_id_for(call))
+    ticket = Ticket(who.tenant, await job_id_for(call))
     job = await jobs.find(ticket.tenant, ticket.job)
     if job is None:
         plan = {"operation": operation, "body": body, "principal": who.to_dict()}

@@ -42,12 +42,20 @@ def refuse_limited(principal: Principal) -> None:
         raise Forbidden("This needs a key for all collections.")
 
 
-@route(blueprint, "POST", "/api/reconciliations", role=Role.OPERATOR, durable=True, statuses=(202,))
+@route(
+    blueprint,
+    "POST",
+    "/api/reconciliations",
+    role=Role.OPERATOR,
+    durable=True,
+    statuses=(202,),
+    keyed=True,
+)
 async def post_reconciliation(call: Call) -> Response:
     """Compare the tenant's records, index and blobs; mend what is safe to mend and report the rest."""
     refuse_limited(call.principal)
     job = await services().reconciliation.accept(
-        call.principal.tenant, job_id=job_id_for(call), owner=call.principal.user
+        call.principal.tenant, job_id=await job_id_for(call), owner=call.principal.user
     )
     await start_job(call.client, job)
     return accepted(call, job)
@@ -121,6 +129,7 @@ async def purge_what_is_over(timer: func.TimerRequest, client: Client) -> None:
         removed += 1
         if removed == REMOVED_JOBS_MAX:
             break
+    await jobs.forget_keys(now - settings.job_retention_days * DAY_SECONDS, REMOVED_JOBS_MAX)
     until = datetime.now(UTC) - timedelta(days=settings.history_retention_days)
     purged = await client.purge_instance_history_by(datetime(2020, 1, 1, tzinfo=UTC), until, list(_FINISHED))
     log.info("purged", extra={"jobs": removed, "orchestrations": purged.instances_deleted})

@@ -33,7 +33,9 @@ STATUSES = {
 }
 
 
-@serve("POST", "/responses", AZURE, ResponsesBody, on=blueprint, durable=True, statuses=(200, 202))
+@serve(
+    "POST", "/responses", AZURE, ResponsesBody, on=blueprint, durable=True, statuses=(200, 202), keyed=True
+)
 async def responses(call: Call) -> Response:
     """A response: JSON, server-sent events with stream, or by id later with background."""
     body = await read_object(call)

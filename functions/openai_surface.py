@@ -57,6 +57,7 @@ def serve(
     on: df.Blueprint = blueprint,
     durable: bool = False,
     statuses: tuple[int, ...] = (200,),
+    keyed: bool = False,
 ) -> Callable[[Handle], list[Handler]]:
     """Serve ``path`` under OpenAI's root and both of Azure's; ``azure`` is the older one's."""
 
@@ -78,6 +79,7 @@ def serve(
                 statuses=statuses,
                 name=f"{form}_{handle.__name__}",
                 errors=openai_error,
+                keyed=keyed,
             )(identified)
             for form, root in roots.items()
         ]
@@ -115,7 +117,15 @@ def _catalogue_time() -> float:
     return services().settings.models_file.stat().st_mtime
 
 
-@serve("POST", "/chat/completions", AZURE_DEPLOYMENT, ChatCompletionBody, durable=True, statuses=(200, 202))
+@serve(
+    "POST",
+    "/chat/completions",
+    AZURE_DEPLOYMENT,
+    ChatCompletionBody,
+    durable=True,
+    statuses=(200, 202),
+    keyed=True,
+)
 async def chat_completions(call: Call) -> Response:
     """A chat completion: JSON, server-sent events with stream, or a job with Prefer: respond-async."""
     body = await read_object(call)

@@ -11,6 +11,14 @@ from shared.errors import GroundworkError
 
 _PARAMETER = re.compile(r"\{(\*?)(\w+)[^}]*\}")
 _DESCRIPTIONS = {200: "Done", 201: "Made", 202: "Accepted: the work goes on as a job", 409: "Conflict"}
+# As the draft "The Idempotency-Key HTTP Header Field" of the IETF has it.
+_IDEMPOTENCY_KEY = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "required": False,
+    "description": "Makes the call repeatable: the same key with the same request gives the same result",
+    "schema": {"type": "string", "minLength": 1, "maxLength": 200},
+}
 _PROBLEM = {
     "description": "Problem details (RFC 9457) with a stable `code`",
     "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
@@ -72,6 +80,9 @@ def _operation(entry: RouteEntry, schema: Any) -> dict[str, Any]:
             str(status): {"description": _DESCRIPTIONS.get(status, "")} for status in entry.statuses
         },
     }
+    if entry.keyed:
+        operation["parameters"].append(_IDEMPOTENCY_KEY)
+        operation["responses"]["422"] = {"description": "The Idempotency-Key came with another request"}
     operation["responses"]["default"] = _PROBLEM if entry.errors is problem else _OPENAI_ERROR
     if entry.role is None:
         operation["security"] = []

@@ -88,6 +88,7 @@ class RollbackBody(Model):
     durable=True,
     body=ReindexBody,
     statuses=(202, 409),
+    keyed=True,
 )
 async def reindex_collection(call: Call) -> Response:
     """Build another layout of a collection beside the serving one, compare the two, and swap them."""
@@ -109,7 +110,7 @@ async def reindex_collection(call: Call) -> Response:
             minimum=minimum or None,
             allowed_loss=body.allowed_loss,
         ),
-        job_id=job_id_for(call),
+        job_id=await job_id_for(call),
     )
     await start_job(call.client, job)
     return accepted(call, job)

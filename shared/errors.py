@@ -18,6 +18,7 @@
     │   └── Hidden                404  it is there, but not for the caller; answered alike
     ├── Conflict                  409
     │   └── Contended             409  retryable: others are changing the same thing
+    ├── IdempotencyKeyReused      422  it came with another request before
     ├── PayloadTooLarge           413
     ├── UnsupportedMediaType      415
     ├── DocumentError             422  a document that cannot be read; its reason is the code
@@ -155,6 +156,10 @@ class Conflict(GroundworkError):
 
 class Contended(Conflict):
     code, title, retryable = "contended", "Others are changing the same thing", True
+
+
+class IdempotencyKeyReused(GroundworkError):
+    code, title, status = "idempotency_key_reused", "The Idempotency-Key came with another request", 422
 
 
 class Cancelled(GroundworkError):

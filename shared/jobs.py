@@ -5,6 +5,8 @@ change in one transaction. Its progress lies in rows of its own, one a shard, so
 at the same time never write the same row. Its input and its outcomes are blobs: neither the rows nor the
 history of an orchestration ever hold content.
 
+A job whose caller names it by an Idempotency-Key has a row that tells which request had the key first.
+
 A job that has been announced but not yet started is in the table's ``_announced`` partition; a timer
 starts what a killed process left there.
 """
@@ -22,9 +24,9 @@ from enum import StrEnum
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from shared.errors import Conflict, Contended, InvalidParameter, NotFound
+from shared.errors import Conflict, Contended, IdempotencyKeyReused, InvalidParameter, NotFound
 from shared.quotas import Usage
-from shared.storage import JOBS, REPLACED, Changed
+from shared.storage import JOBS, REPLACED, Changed, Exists
 
 if TYPE_CHECKING:
     from shared.quotas import Hold, Quotas
@@ -267,6 +269,39 @@ class Jobs:
     def begun(kind: Kind, total: int | None) -> Usage:
         """What a new job counts for in its tenant's quotas."""
         return _running(kind, total) + Usage(jobs_per_day=1)
+
+    # --- keys that callers name jobs by ---
+
+    async def claim_key(self, tenant: str, job_id: str, fingerprint: str) -> bool:
+        """Tie the id of a job to come to the one request that may make it; whether that is new.
+
+        Raises `IdempotencyKeyReused` where another request had the key first. The job's own creation is
+        repeatable: requests of one key at the same time get the same job.
+        """
+        row: Row = {"PartitionKey": tenant, "RowKey": f"key:{job_id}", "fingerprint": fingerprint}
+        try:
+            await self._storage.insert_row(TABLE, {**row, "claimed": time.time()})
+            return True
+        except Exists:
+            first = await self._storage.get_row(TABLE, tenant, row["RowKey"])
+        if first is not None and first["fingerprint"] != fingerprint:
+            raise IdempotencyKeyReused("The Idempotency-Key came with another request before.")
+        return False
+
+    async def release_key(self, tenant: str, job_id: str) -> None:
+        """Forget a key whose request was refused before it made a job."""
+        if await self.find(tenant, job_id) is None:
+            await self._storage.delete_row(TABLE, tenant, f"key:{job_id}")
+
+    async def forget_keys(self, moment: float, most: int) -> int:
+        """Forget keys that were claimed before ``moment``, ``most`` of them; their number."""
+        forgotten = 0
+        rows = self._storage.scan_rows(TABLE, first="key:", last="key;")
+        async for row in rows:
+            if row["claimed"] < moment and forgotten < most:
+                await self._storage.delete_row(TABLE, row["PartitionKey"], row["RowKey"])
+                forgotten += 1
+        return forgotten
 
     async def _count(self, tenant: str, begun: Usage, refusable: bool) -> None:
         if self._quotas is not None:

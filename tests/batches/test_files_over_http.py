@@ -109,6 +109,10 @@ def test_an_idempotency_key_makes_an_upload_repeatable(client: openai.OpenAI):
     headers = {"Idempotency-Key": uuid.uuid4().hex}
     first = put(client, extra_headers=headers)
     assert put(client, extra_headers=headers) == first
+    with pytest.raises(openai.UnprocessableEntityError) as caught:
+        client.files.create(file=("in.jsonl", LINES + b"\n"), purpose="batch", extra_headers=headers)
+    assert caught.value.code == "idempotency_key_reused"
+    assert client.files.content(first.id).read() == LINES
     assert put(client).id != first.id
 
 

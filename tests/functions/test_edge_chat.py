@@ -75,6 +75,9 @@ def test_an_idempotency_key_holds_for_answers_too(library):
     headers = {"Prefer": "respond-async", "Idempotency-Key": "once"}
     jobs = {tenant.call("POST", "/api/chat", body, headers=headers).json["id"] for _ in range(3)}
     assert len(jobs) == 1
+    other = {**body, "messages": [{"role": "user", "content": "Another question?"}]}
+    answer = tenant.call("POST", "/api/chat", other, headers=headers)
+    check_problem(answer, 422, "idempotency_key_reused")
     assert tenant.finished(jobs.pop())["state"] == "succeeded"
 
 

@@ -62,8 +62,18 @@ def test_the_contract_lists_every_route_with_its_parameters(contract):
         names = [parameter["name"] for parameter in operation["parameters"] if parameter["in"] == "path"]
         assert names == PARAMETER.findall(entry.path)
         assert {str(status) for status in entry.statuses} <= operation["responses"].keys()
+        headers = [each["name"] for each in operation["parameters"] if each["in"] == "header"]
+        assert headers == ["Idempotency-Key"] * entry.keyed
+        assert ("422" in operation["responses"]) == entry.keyed
         assert ("requestBody" in operation) or entry.body is None
         assert (operation.get("security") == []) == (entry.role is None)
+
+
+def test_every_route_that_starts_a_job_takes_an_idempotency_key():
+    changes_one = re.compile(r"/(cancel|retry)$")
+    starts = {entry.path for entry in ROUTES if 202 in entry.statuses and not changes_one.search(entry.path)}
+    assert starts
+    assert starts <= {entry.path for entry in ROUTES if entry.keyed}
 
 
 def test_the_contract_names_every_code_that_an_error_can_have(contract):

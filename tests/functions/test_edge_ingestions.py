@@ -88,9 +88,11 @@ def test_an_idempotency_key_gives_the_same_job_and_changes_nothing(tenant: Tenan
     repeated = start(tenant, collection, {"documents": inline("a.txt")}, **{"Idempotency-Key": "k-1"})
     assert (repeated.status, repeated.json["id"]) == (202, first["id"])
     tenant.finished(first["id"])
-    # with another body, after its end: still the same job, and its documents are as they were
+    again = start(tenant, collection, {"documents": inline("a.txt")}, **{"Idempotency-Key": "k-1"})
+    assert (again.status, again.json["id"], again.json["state"]) == (202, first["id"], "succeeded")
+    # with another body: refused, and its documents are as they were
     other = start(tenant, collection, {"documents": inline("b.txt")}, **{"Idempotency-Key": "k-1"})
-    assert (other.status, other.json["id"], other.json["state"]) == (202, first["id"], "succeeded")
+    assert not check_problem(other, 422, "idempotency_key_reused")["retryable"]
     listed = tenant.call("GET", f"/api/collections/{collection}/documents").json["items"]
     assert [(item["id"], item["version"]) for item in listed] == [("a.txt", 1)]
     result = tenant.call("GET", f"/api/jobs/{first['id']}/result").json
@@ -98,6 +100,56 @@ def test_an_idempotency_key_gives_the_same_job_and_changes_nothing(tenant: Tenan
     third = start(tenant, collection, {"documents": inline("a.txt")}, **{"Idempotency-Key": "k-2"}).json
     assert third["id"] != first["id"]
     tenant.finished(third["id"])
+
+
+def test_a_key_whose_request_was_refused_serves_the_request_that_is_mended(tenant: Tenant):
+    collection = tenant.collection()
+    headers = {"Idempotency-Key": "mended"}
+    refused = start(tenant, collection, {"documents": [{"id": "../a.txt", "content": "a"}]}, **headers)
+    check_problem(refused, 400, "invalid_name")
+    mended = start(tenant, collection, {"documents": inline("a.txt")}, **headers)
+    assert mended.status == 202
+    tenant.finished(mended.json["id"])
+    other = start(tenant, collection, {"documents": inline("b.txt")}, **headers)
+    check_problem(other, 422, "idempotency_key_reused")
+
+
+def test_of_two_requests_with_one_key_at_once_one_is_done_and_the_other_changes_nothing(tenant: Tenant):
+    collection = tenant.collection()
+    headers = {"Idempotency-Key": "two-at-once"}
+    answers: list[Answer] = []
+
+    def send(name: str) -> None:
+        answers.append(start(tenant, collection, {"documents": inline(name)}, **headers))
+
+    senders = [threading.Thread(target=send, args=(f"{number % 2}.txt",)) for number in range(8)]
+    for sender in senders:
+        sender.start()
+    for sender in senders:
+        sender.join()
+    assert {answer.status for answer in answers} == {202, 422}
+    (job,) = {answer.json["id"] for answer in answers if answer.status == 202}
+    tenant.finished(job)
+    listed = tenant.call("GET", f"/api/collections/{collection}/documents").json["items"]
+    assert [item["state"] for item in listed] == ["indexed"]
+    result = tenant.call("GET", f"/api/jobs/{job}/result").json
+    assert [item["id"] for item in result["items"]] == [listed[0]["id"]]
+
+
+def test_query_and_content_type_belong_to_what_a_key_stands_for(tenant: Tenant):
+    path = f"/api/collections/{tenant.collection()}/documents/a.txt"
+    headers = {"Idempotency-Key": "one-document", "Content-Type": "text/plain"}
+    job = tenant.call("PUT", f"{path}?title=One", b"Words.", headers=headers).json["id"]
+    assert tenant.call("PUT", f"{path}?title=One", b"Words.", headers=headers).json["id"] == job
+    other_type = {**headers, "Content-Type": "text/markdown"}
+    for url, body, sent in (
+        (f"{path}?title=Two", b"Words.", headers),
+        (f"{path}?title=One", b"Words!", headers),
+        (f"{path}?title=One", b"Words.", other_type),
+    ):
+        check_problem(tenant.call("PUT", url, body, headers=sent), 422, "idempotency_key_reused")
+    tenant.finished(job)
+    assert tenant.record(path.split("/")[3], "a.txt").json["version"] == 1
 
 
 def test_an_idempotency_key_belongs_to_one_user_and_one_route(tenant: Tenant):

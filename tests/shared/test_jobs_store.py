@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import pytest
 
-from shared.errors import Conflict, InvalidParameter, NotFound
+from shared.errors import Conflict, IdempotencyKeyReused, InvalidParameter, NotFound
 from shared.jobs import (
     STATUS_ERRORS,
     Job,
@@ -339,3 +339,33 @@ async def test_what_ended_long_ago_is_found_and_removed_with_all_that_it_has(job
     assert await jobs.progress(ended.ticket) == {}
     listed, _ = await jobs.newest(tenant)
     assert [job.id for job in listed] == [running.id]
+
+
+# --- keys ---
+
+
+async def test_a_key_belongs_to_the_request_that_came_first(jobs: Jobs, tenant: str):
+    job_id = new_id()
+    claims = [jobs.claim_key(tenant, job_id, "one") for _ in range(4)]
+    assert sorted(await asyncio.gather(*claims)) == [False, False, False, True]
+    with pytest.raises(IdempotencyKeyReused):
+        await jobs.claim_key(tenant, job_id, "another")
+    assert await jobs.claim_key(f"{tenant}-2", job_id, "another")
+
+
+async def test_a_key_is_released_while_it_has_no_job_and_not_after(jobs: Jobs, tenant: str):
+    job_id = new_id()
+    await jobs.claim_key(tenant, job_id, "one")
+    await jobs.release_key(tenant, job_id)
+    assert await jobs.claim_key(tenant, job_id, "another")
+    await jobs.create(tenant, Kind.ANSWER, job_id=job_id, title="", collection="", owner="")
+    await jobs.release_key(tenant, job_id)
+    with pytest.raises(IdempotencyKeyReused):
+        await jobs.claim_key(tenant, job_id, "one")
+
+
+async def test_old_keys_are_forgotten(jobs: Jobs, tenant: str):
+    await jobs.claim_key(tenant, old := new_id(), "one")
+    assert await jobs.forget_keys(time.time() - 60, most=1000) == 0
+    assert await jobs.forget_keys(time.time() + 60, most=1000) >= 1
+    assert await jobs.claim_key(tenant, old, "another")
