@@ -74,7 +74,8 @@ class Upload:
 
     ``inbox`` names a blob in the inbox, ``url`` an address, whose bytes have yet to be brought; ``sha256``
     and ``content`` are empty until then. ``tries`` counts how often the address was asked in vain. ``base``
-    is the version that was the document's newest when the content was given or read.
+    is the version that was the document's newest when the content was given or read; None where nobody
+    looked.
     """
 
     id: str
@@ -90,7 +91,7 @@ class Upload:
     url: str = ""
     tries: int = 0
     owner: str = ""
-    base: int = 0
+    base: int | None = 0
 
     @property
     def is_awaited(self) -> bool:
@@ -403,6 +404,7 @@ class Documents:
         attempt: int = 1,
         guarded: bool = False,
         known: Mapping[str, Document] | None = None,
+        meanwhile: Callable[[], Awaitable[None]] | None = None,
     ) -> frozenset[str]:
         """Give each upload the next version of its document, for an attempt of ``job`` to process.
 
@@ -410,7 +412,7 @@ class Documents:
         ``guarded``, an upload takes no version where its base is no longer the document's newest one:
         content that was read before something newer was accepted must not come after it. Gives the
         documents that were overtaken in this way. ``known`` are records that have just been read. What the
-        tenant has more of is taken from ``hold`` where given.
+        tenant has more of is taken from ``hold`` where given. ``meanwhile`` is as in `change_all`.
         """
         overtaken: set[str] = set()
 
@@ -419,7 +421,7 @@ class Documents:
             mine = base.version > 0 and base.job == job
             if mine and base.attempt >= attempt:
                 return None
-            if guarded and not mine and base.version != upload.base:
+            if guarded and not mine and upload.base not in (None, base.version):
                 overtaken.add(upload.id)
                 return None
             if not upload.title and upload.sha256 == base.upload.sha256:
@@ -443,7 +445,9 @@ class Documents:
         values = {upload.id: upload for upload in uploads}
         if known is None and not guarded:
             known = await self.find_if_any(tenant, collection, [*values])
-        await self.change_all(tenant, collection, values, next_version, known=known, hold=hold)
+        await self.change_all(
+            tenant, collection, values, next_version, known=known, meanwhile=meanwhile, hold=hold
+        )
         return frozenset(overtaken)
 
     async def mark_deleted(

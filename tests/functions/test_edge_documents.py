@@ -247,7 +247,8 @@ def test_the_same_document_put_many_times_at_once_ends_in_one_version(tenant: Te
     assert {job["state"] for job in jobs} == {"succeeded"}
     chunks = tenant.chunks(collection)
     record = tenant.record(collection, "one.txt").json
-    assert (record["state"], record["version"]) == ("indexed", 6)
+    assert record["state"] == "indexed"
+    assert 1 <= record["version"] <= 6  # those that the others overtook on their way take none
     assert [version for _, version, _, _ in chunks] == [record["visible_version"]]
     assert tenant.search(collection, " ", count=True)["count"] == 1
 

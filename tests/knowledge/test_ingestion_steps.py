@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from shared.storage import PARSED
+import pytest
+
+from shared.jobs import Job, Ticket, new_id
+from shared.knowledge.ingestion import Incoming
+from shared.storage import FILTER_ROWS, PARSED
 from tests.intelligence.world import World, chat_model, ranker, servers, world
 from tests.knowledge.lifecycle import Lifecycle, lifecycle
 
@@ -32,3 +36,60 @@ async def test_what_a_killed_preparation_had_read_goes_when_the_next_run_finds_i
         claim for record in records for claim in record.texts.values()
     }
     assert await lifecycle.texts() == {"a.txt": f"{TEXT} Newer.", "b.txt": f"{TEXT} Late."}
+
+
+async def accepted(lifecycle: Lifecycle, job: str, text: str, documents: int = 1) -> Job:
+    incoming = [Incoming(f"{number:02d}.txt", text.encode()) for number in range(documents)]
+    return await lifecycle.ingestion.acceptance.accept(
+        "acme", lifecycle.world.name, incoming, job_id=job, owner="alice", title="test"
+    )
+
+
+@pytest.mark.parametrize("known", [0, FILTER_ROWS + 2])
+@pytest.mark.parametrize("documents", [1, FILTER_ROWS + 2])
+async def test_a_request_that_was_stopped_comes_not_after_what_was_put_since_it_was_sent_again(
+    lifecycle: Lifecycle, world: World, monkeypatch: pytest.MonkeyPatch, documents: int, known: int
+):
+    """A process is stopped while it accepts; its caller repeats the request elsewhere, and goes on."""
+    if known:
+        await accepted(lifecycle, new_id(), "Known before.", known)
+    job, acceptance = new_id(), lifecycle.ingestion.acceptance
+    announce = acceptance._announce
+    stopped: list[Job] = []
+
+    async def announced_late(*arguments, **more) -> Job:
+        if not stopped:
+            stopped.append(await announce(*arguments, **more))
+            await accepted(lifecycle, job, "The first.", documents)
+            await accepted(lifecycle, new_id(), "The second.", documents)
+            return stopped[0]
+        return await announce(*arguments, **more)
+
+    monkeypatch.setattr(acceptance, "_announce", announced_late)
+    assert (await accepted(lifecycle, job, "The first.", documents)).id == job
+    names = [f"{number:02d}.txt" for number in range(documents)]
+    records = await world.documents.find_all("acme", world.name, names)
+    assert {record.upload.size for record in records.values()} == {len("The second.")}
+    assert job not in {record.job for record in records.values()}
+
+
+async def test_an_acceptance_that_is_completed_after_a_crash_takes_in_what_it_had_not_looked_for(
+    lifecycle: Lifecycle, world: World, monkeypatch: pytest.MonkeyPatch
+):
+    """Of many documents the first are new, so the others were taken to be new too, and one was not."""
+    await lifecycle.ingest(**{f"{FILTER_ROWS + 1:02d}": "An old text."})
+    job, acceptance = new_id(), lifecycle.ingestion.acceptance
+
+    async def crashed(*_, **__) -> None:
+        raise ConnectionError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(acceptance, "_accept_versions", crashed)
+        with pytest.raises(ConnectionError):
+            await accepted(lifecycle, job, "A new text.", FILTER_ROWS + 2)
+    ticket = Ticket("acme", job)
+    await lifecycle.prepared(ticket)
+    assert await lifecycle.ingestion.settlement.commit(ticket, 0, {})
+    texts = await lifecycle.texts()
+    assert {*texts.values()} == {"A new text."}
+    assert len(texts) == FILTER_ROWS + 2

@@ -15,7 +15,7 @@ from shared.jobs import Job, Jobs, Kind, Ticket, derived_id
 from shared.knowledge.documents import Upload, check_id, document_key
 from shared.knowledge.ingestion.shards import in_shards, shard_name
 from shared.knowledge.media import detect
-from shared.storage import INBOX, RAW
+from shared.storage import FILTER_ROWS, INBOX, RAW
 
 if TYPE_CHECKING:
     from shared.knowledge.collections import Collection, Collections
@@ -43,6 +43,10 @@ class Incoming:
     tags: tuple[str, ...] = ()
     readers: tuple[str, ...] | None = None
     url: str = ""
+
+
+class _AcceptedMeanwhile(Exception):
+    """The same request was accepted by another process."""
 
 
 class Acceptance:
@@ -86,7 +90,7 @@ class Acceptance:
         Everything is checked before anything is stored. Raises `NotFound` for the collection,
         `PayloadTooLarge`, `UnsupportedMediaType`, `InvalidName`, `UrlRefused` and `QuotaExceeded`; quotas of
         jobs refuse only what is ``refusable``. The same id again gives the job that is there and changes
-        nothing; only an acceptance that was broken off is completed.
+        nothing; only an acceptance that was broken off is completed. What others put meanwhile is newer.
 
         ``before`` are the documents' records from before their content was read, where that was not just
         now: raises `Contended` where one of them has changed since.
@@ -96,12 +100,14 @@ class Acceptance:
         if done := await self._accepted_before(ticket):
             return done
         uploads = [replace(self.check(document), owner=owner) for document in incoming]
-        ids = [upload.id for upload in uploads]
-        records = before
-        if records is None:
-            records = await self._documents.find_if_any(tenant, collection, ids)
+        if before is not None:
+            records, unread = before, frozenset[str]()
+        else:
+            records, unread = await self._present(tenant, collection, uploads)
         uploads = [
-            replace(upload, base=records[upload.id].version) if upload.id in records else upload
+            replace(upload, base=None)
+            if upload.id in unread
+            else replace(upload, base=records[upload.id].version if upload.id in records else 0)
             for upload in uploads
         ]
         contents = {
@@ -118,16 +124,39 @@ class Acceptance:
             failpoints.passed("accept.kept")
             job = await self._announce(within, job_id, owner, title, len(uploads), hold=hold)
             failpoints.passed("accept.announced")
-            guard = {"guarded": before is not None, "known": records}
+            # A process that was stopped in here must not put a request, which was sent again and accepted
+            # elsewhere meanwhile, over what its sender has put since.
+            guard: dict[str, Any] = {"guarded": True, "known": records, "hold": hold}
+            if unread:
+                guard["meanwhile"] = lambda: self._stop_if_accepted(ticket)
             for shard in shards:
-                if await self._accept_versions(tenant, collection, shard, job_id, hold=hold, **guard):
+                overtaken = await self._accept_versions(tenant, collection, shard, job_id, **guard)
+                if overtaken and before is not None:
                     raise Contended("The document was changed by others.", retry_after=1)
+        except _AcceptedMeanwhile:
+            return await self._jobs.get(tenant, job_id)
         finally:
             await self._documents.release(tenant, hold)
         failpoints.passed("accept.recorded")
         # The plan comes last: it tells that every document has its version.
         await self._shards.put_plan(ticket, len(shards), len(uploads))
         return job
+
+    async def _present(
+        self, tenant: str, collection: str, uploads: Sequence[Upload]
+    ) -> tuple[dict[str, Document], frozenset[str]]:
+        """The records of documents, and the names of those that were not looked for.
+
+        Where the first of many are new, the others are taken to be: an insert finds out. What is yet to be
+        fetched has to be looked for, since its bytes come later.
+        """
+        ids = [upload.id for upload in uploads]
+        records = await self._documents.find_if_any(tenant, collection, ids)
+        if records or len(ids) <= FILTER_ROWS:
+            return records, frozenset()
+        awaited = [upload.id for upload in uploads[FILTER_ROWS:] if upload.is_awaited]
+        records = await self._documents.find_all(tenant, collection, awaited) if awaited else {}
+        return records, frozenset(ids[FILTER_ROWS:]) - {*awaited}
 
     async def keep(
         self,
@@ -241,6 +270,10 @@ class Acceptance:
         if job is None or await self._shards.plan(ticket) is None:
             return None
         return job
+
+    async def _stop_if_accepted(self, ticket: Ticket) -> None:
+        if await self._shards.plan(ticket) is not None:
+            raise _AcceptedMeanwhile
 
     async def complete(self, ticket: Ticket, job: Job) -> dict[str, Any]:
         """The plan of a job whose acceptance was broken off after it had been announced.
