@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from random import Random
 
@@ -17,7 +18,16 @@ from aiohttp import web
 from yarl import URL
 
 # How a request fails, by the weight of each kind.
-KINDS = {"refused": 4, "busy": 4, "dropped": 3, "answer lost": 3, "late": 2}
+STORAGE_KINDS = {"refused": 4, "busy": 4, "dropped": 3, "answer lost": 3, "late": 2}
+MODEL_KINDS = {
+    "refused": 3,
+    "busy": 3,
+    "throttled": 3,
+    "garbage": 3,
+    "dropped": 2,
+    "answer lost": 2,
+    "late": 2,
+}
 LATE_SECONDS = 0.7
 RETRY_AFTER_SECONDS = 1
 _HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "host", "content-length", "expect"}
@@ -30,9 +40,11 @@ class FaultProxy:
     upstream: str
     seed: int
     rate: float = 0.0
+    weights: Mapping[str, int] = field(default_factory=lambda: STORAGE_KINDS)
     port: int = 0
     kinds: Counter[str] = field(default_factory=Counter)
     requests: int = 0
+    posts: int = 0
 
     def __post_init__(self) -> None:
         self._random = Random(self.seed)
@@ -76,17 +88,22 @@ class FaultProxy:
         self.requests += 1
         if self._random.random() >= self.rate:
             return ""
-        kind = self._random.choices([*KINDS], [*KINDS.values()])[0]
+        kind = self._random.choices([*self.weights], [*self.weights.values()])[0]
         self.kinds[kind] += 1
         return kind
 
     async def _pass(self, request: web.Request) -> web.StreamResponse:
         fate = self._fate()
+        self.posts += request.method == "POST"
         body = await request.read()
         if fate == "refused":
-            return web.Response(status=500, text="the server made a mistake")
+            return web.Response(status=500)
         if fate == "busy":
-            return web.Response(status=503, headers={"Retry-After": str(RETRY_AFTER_SECONDS)}, text="busy")
+            return web.Response(status=503, headers={"Retry-After": str(RETRY_AFTER_SECONDS)})
+        if fate == "throttled":
+            return web.Response(status=429, headers={"Retry-After": str(RETRY_AFTER_SECONDS)})
+        if fate == "garbage":
+            return web.Response(status=200, content_type="application/json", body=b'{"data": [{"embedd')
         if fate == "dropped":
             return self._cut(request)
         if fate == "late":

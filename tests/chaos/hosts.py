@@ -60,12 +60,13 @@ class Forked:
 
 
 class HostForks:
-    """Starts hosts; `close` when the last one has ended."""
+    """Starts hosts, with ``environment`` beside this process's own; `close` when the last one has ended."""
 
-    def __init__(self) -> None:
+    def __init__(self, environment: Mapping[str, str] | None = None) -> None:
         self._server = subprocess.Popen(
             [sys.executable, "-m", "tests.chaos.hosts"],
             cwd=ROOT,
+            env={**os.environ, **(environment or {})},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
