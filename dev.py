@@ -170,6 +170,7 @@ def _lock(_: argparse.Namespace, __: list[str]) -> int:
         ["--no-deps", "--group", f"{project}:weights", "-o", "requirements-weights.txt"],
         ["--group", f"{project}:clients", "-o", "requirements-clients.txt"],
         ["bench/requirements-litellm.in", "-o", "bench/requirements-litellm.txt"],
+        ["--no-deps", "bench/requirements-screening.in", "-o", "bench/requirements-screening.txt"],
         ["--group", f"{project}:tools", "-o", "requirements-tools.txt"],
         ["--group", f"{project}:node", "-o", "requirements-node.txt"],
         ["modelhost/requirements.in", "-c", "requirements-local.txt", "-o", "modelhost/requirements.txt"],

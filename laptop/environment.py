@@ -118,7 +118,12 @@ def ensure_litellm(python: Path) -> Path:
     return _ensure_apart(python, ".venv-litellm", ROOT / "bench" / "requirements-litellm.txt")
 
 
-def _ensure_apart(python: Path, name: str, lock: Path) -> Path:
+def ensure_screening(python: Path) -> Path:
+    """The interpreter of an environment with the learner and the texts that the screen is made from."""
+    return _ensure_apart(python, ".venv-screening", ROOT / "bench" / "requirements-screening.txt", "--no-deps")
+
+
+def _ensure_apart(python: Path, name: str, lock: Path, *options: str) -> Path:
     """The interpreter of an environment that holds what ``lock`` lists and nothing of the app's."""
     venv = ROOT / name
     own = _venv_python(venv)
@@ -129,7 +134,7 @@ def _ensure_apart(python: Path, name: str, lock: Path) -> Path:
             complaint = f"The packages of {lock.name} could not be installed. Is there a network?"
             _run([*uv, "venv", "--quiet", "--clear", "--python", str(python), str(venv)], complaint)
             install = [*uv, "pip", "install", "--quiet", "--python", str(own)]
-            _run([*install, "--require-hashes", "-r", str(lock)], complaint)
+            _run([*install, "--require-hashes", *options, "-r", str(lock)], complaint)
             (venv / "groundwork.stamp").write_text(stamp)
     return own
 

@@ -1,0 +1,146 @@
+"""Trains `shared/intelligence/screening/weights.bin`.
+
+    python -m bench.train_screening [--write]
+
+Logistic regression over the features of `shared.intelligence.screening.likeness`, on the texts for development
+of `bench.screening_texts` alone. The threshold is the likeness that FALSE_ALARMS of the harmless questions that
+were not trained on, and of all harmless texts that were not, lie above. Weights are rounded to STEPS each side
+of nought. `python dev.py bench screening` measures what was held back.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import subprocess
+import sys
+import zlib
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+PROJECT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(PROJECT))
+
+from bench import screening_texts as corpus  # noqa: E402
+from laptop import environment  # noqa: E402
+
+VERSION = 1
+# Half of what the bar allows: the companies' texts are not ours.
+FALSE_ALARMS = 0.005
+# Harmless texts outnumber attacks five to one; hard ones are few and count more.
+HARMLESS_WEIGHT = 0.6
+HARD_WEIGHT = 8.0
+REGULARISATION = 20.0
+WORDS_MAX = 600
+STEPS = 127
+# The largest weights are few: beyond this share of them, rounding would cost the others too much.
+CLIPPED_QUANTILE = 0.9995
+
+
+def main(argv: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench.train_screening", description=__doc__)
+    parser.add_argument("--write", action="store_true", help="write the weights and the digests of the texts")
+    options = parser.parse_args(argv)
+    own = environment.ensure_screening(Path(sys.executable))
+    if Path(sys.executable) != own:
+        return subprocess.run([own, "-m", "bench.train_screening", *argv], cwd=PROJECT).returncode
+    return _train(options.write)
+
+
+def _train(write: bool) -> int:
+    import numpy as np
+    from scipy.sparse import csr_matrix
+    from sklearn.linear_model import LogisticRegression
+
+    from shared.intelligence.screening import likeness as model
+    from shared.intelligence.screening.reading import folded
+
+    texts = [*corpus.attacks(), *corpus.harmless()]
+    learnt, tried = _divided(texts, folded, model.tokens)
+    rows: list[Counter[int]] = []
+    labels: list[int] = []
+    weights: list[float] = []
+    for text, words in learnt:
+        for features in _examples(text, words, model):
+            rows.append(features)
+            labels.append(int(text.attack))
+            weights.append(_weight(text))
+    indices, values, starts = [], [], [0]
+    for row in rows:
+        size = sum(row.values()) ** 0.5
+        indices += row.keys()
+        values += [number / size for number in row.values()]
+        starts.append(len(indices))
+    matrix = csr_matrix((values, indices, starts), shape=(len(rows), 2 * model.BUCKETS))
+    print(f"{sum(labels):,} attacks and {len(labels) - sum(labels):,} harmless windows to learn from")
+    learner = LogisticRegression(C=REGULARISATION, max_iter=500)
+    learner.fit(matrix, labels, sample_weight=weights)
+    exact = learner.coef_[0]
+    largest = float(np.quantile(np.abs(exact[exact != 0]), CLIPPED_QUANTILE))
+    step = largest / STEPS
+    steps = np.clip(np.round(exact / step), -STEPS, STEPS).astype(np.int8)
+    rounded = model.Likeness(
+        model.array("f", (steps * step).tolist()), float(learner.intercept_[0]), 0.0, str(VERSION)
+    )
+    scores: dict[tuple[str, bool], list[float]] = defaultdict(list)
+    for text, words in tried:
+        scores[text.family, text.attack].append(rounded.of(" ".join(words)))
+    alarms = {"questions": scores["questions", False]}
+    alarms["all"] = [score for (_, attack), found in scores.items() for score in found if not attack]
+    threshold = max(float(np.quantile(found, 1 - FALSE_ALARMS)) for found in alarms.values())
+    for (family, attack), found in sorted(scores.items()):
+        share = sum(score > threshold for score in found) / len(found)
+        print(f"{'attack  ' if attack else 'harmless'} {family:32} {len(found):6,} {share:8.2%} above")
+    print(f"threshold {threshold:.3f}")
+    if write:
+        packed = zlib.compress(steps.tobytes(), 9)
+        model.WEIGHTS.write_bytes(packed)
+        facts = {
+            "version": f"screening-{VERSION}-{hashlib.sha256(packed).hexdigest()[:8]}",
+            "step": step,
+            "intercept": rounded.intercept,
+            "threshold": round(threshold, 3),
+        }
+        model.FACTS.write_text(json.dumps(facts, indent=2) + "\n")
+        held = [*texts, *corpus.held_back_harmless()]
+        corpus.LOCK.write_text(json.dumps(corpus.digests(held), indent=2, ensure_ascii=False) + "\n")
+        print(f"{model.WEIGHTS.name}: {len(packed):,} bytes")
+    return 0
+
+
+def _divided(texts: Sequence[corpus.Text], folded: Any, tokens: Any) -> tuple[list[Any], list[Any]]:
+    """Texts with their words to learn from, and those to choose the threshold by; each text once."""
+    seen: set[str] = set()
+    learnt, tried = [], []
+    for text in texts:
+        words = tokens(folded(text.text))[:WORDS_MAX]
+        key = " ".join(words)
+        if key in seen or not words or text.held_back:
+            continue
+        seen.add(key)
+        (tried if text.for_threshold and text.family != "hard" else learnt).append((text, words))
+    return learnt, tried
+
+
+def _examples(text: corpus.Text, words: Sequence[str], model: Any) -> list[Counter[int]]:
+    """An attack as a whole; a harmless text by each of its windows, since each must be let through."""
+    by_word = []
+    before = last = ""
+    for word in words:
+        by_word.append([*model.word_features(word), *model.sequence_features(before, last, word)])
+        before, last = last, word
+    spans = [(0, min(len(words), 200))] if text.attack else model.windows(len(words))
+    return [Counter(each for found in by_word[start:end] for each in found) for start, end in spans]
+
+
+def _weight(text: corpus.Text) -> float:
+    if text.attack or text.family == "questions":
+        return 1.0
+    return HARD_WEIGHT if text.family == "hard" else HARMLESS_WEIGHT
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
