@@ -33,6 +33,7 @@ BENCHMARKS = (
     "orchestrate",
     "queue",
     "retrieve",
+    "screening",
 )
 LOCK = ["--universal", "--python-version", "3.11", "--generate-hashes", "--no-emit-index-url"]
 

@@ -21,7 +21,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
+
+if TYPE_CHECKING:
+    from email.message import Message
 
 PROJECT = Path(__file__).resolve().parents[1]
 OWN = PROJECT / "bench" / "hard_texts"
@@ -149,7 +152,7 @@ def _harmless() -> Iterator[tuple[str, str]]:
             yield from (("tasks of customers", text) for text in _strings(instructions, 40))
     yield from (("sentences in seven languages", text) for text in _translations())
     for name in _described():
-        body = metadata.metadata(name).get_payload()
+        body = cast("Message", metadata.metadata(name)).get_payload()
         assert isinstance(body, str)
         plain = re.sub(r"<[^>]+>|\]\([^)]*\)|https?://\S+", " ", body)
         for paragraph in _paragraphs(plain, 40):

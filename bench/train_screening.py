@@ -2,10 +2,10 @@
 
     python -m bench.train_screening [--write]
 
-Logistic regression over the features of `shared.intelligence.screening.likeness`, on the texts for development
-of `bench.screening_texts` alone. The threshold is the likeness that FALSE_ALARMS of the harmless questions that
-were not trained on, and of all harmless texts that were not, lie above. Weights are rounded to STEPS each side
-of nought. `python dev.py bench screening` measures what was held back.
+Logistic regression over the features of `shared.intelligence.screening.likeness`, on the texts for
+development of `bench.screening_texts` alone. The threshold is the likeness that FALSE_ALARMS of the
+harmless questions that were not trained on, and of all harmless texts that were not, lie above. Weights are
+rounded to STEPS each side of nought. `python dev.py bench screening` measures what was held back.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import random
 import subprocess
 import sys
 import zlib
@@ -35,6 +36,13 @@ HARMLESS_WEIGHT = 0.6
 HARD_WEIGHT = 8.0
 REGULARISATION = 20.0
 WORDS_MAX = 600
+# Harmless texts are learnt by windows of these lengths, which are not those of a judgement.
+HARMLESS_WINDOWS = (20, 60)
+# A short attack is learnt once more in the middle of as many harmless words as make up one of these lengths.
+HIDDEN_WINDOWS = (16, 30, 75)
+HIDDEN_WORDS_MAX = 40
+HIDDEN_WEIGHT = 0.5
+SEED = 3
 STEPS = 127
 # The largest weights are few: beyond this share of them, rounding would cost the others too much.
 CLIPPED_QUANTILE = 0.9995
@@ -63,11 +71,13 @@ def _train(write: bool) -> int:
     rows: list[Counter[int]] = []
     labels: list[int] = []
     weights: list[float] = []
-    for text, words in learnt:
+    hidden = _hidden(learnt)
+    for text, words in [*learnt, *hidden]:
         for features in _examples(text, words, model):
             rows.append(features)
             labels.append(int(text.attack))
             weights.append(_weight(text))
+    weights[-len(hidden) :] = [HIDDEN_WEIGHT] * len(hidden)
     indices, values, starts = [], [], [0]
     for row in rows:
         size = sum(row.values()) ** 0.5
@@ -125,14 +135,26 @@ def _divided(texts: Sequence[corpus.Text], folded: Any, tokens: Any) -> tuple[li
     return learnt, tried
 
 
+def _hidden(learnt: Sequence[Any]) -> list[Any]:
+    """Short attacks in the middle of harmless words, as a window finds them."""
+    chance = random.Random(SEED)
+    around = [words for text, words in learnt if not text.attack and len(words) >= HIDDEN_WINDOWS[-1]]
+    hidden = []
+    for text, words in learnt:
+        if text.attack and len(words) <= HIDDEN_WORDS_MAX:
+            room = min(size for size in HIDDEN_WINDOWS if size >= len(words)) - len(words)
+            cover = chance.choice(around)
+            start = chance.randrange(len(cover) - room + 1)
+            before = chance.randint(0, room)
+            inside = [*cover[start : start + before], *words, *cover[start + before : start + room]]
+            hidden.append((text, inside))
+    return hidden
+
+
 def _examples(text: corpus.Text, words: Sequence[str], model: Any) -> list[Counter[int]]:
     """An attack as a whole; a harmless text by each of its windows, since each must be let through."""
-    by_word = []
-    before = last = ""
-    for word in words:
-        by_word.append([*model.word_features(word), *model.sequence_features(before, last, word)])
-        before, last = last, word
-    spans = [(0, min(len(words), 200))] if text.attack else model.windows(len(words))
+    by_word = list(model.features(words))
+    spans = [(0, min(len(words), 200))] if text.attack else model.windows(len(words), HARMLESS_WINDOWS)
     return [Counter(each for found in by_word[start:end] for each in found) for start, end in spans]
 
 

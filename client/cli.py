@@ -211,6 +211,8 @@ def _summary(answer: Answer) -> str:
         if answer.found
         else ["not found in the documents"]
     )
+    if answer.withheld:
+        parts.append(f"{len(answer.withheld)} left out as orders to the model")
     parts += [f"{name.replace('_', ' ')} {value:.0f} ms" for name, value in answer.timings_ms.items()]
     return plain(", ".join(part for part in parts if part))
 

@@ -274,6 +274,7 @@ class Answer:
     """An answer from the documents; ``found`` is False when they do not hold one.
 
     ``grounded`` is False where a model's text rests on nothing that was retrieved: do not trust it.
+    ``withheld`` says where passages stand that were left out because they read like orders to the model.
     ``timings_ms`` are milliseconds by step.
     """
 
@@ -285,11 +286,13 @@ class Answer:
     citations: tuple[Citation, ...] = ()
     model: str = ""
     usage: Mapping[str, Any] = field(default_factory=dict)
+    withheld: tuple[Mapping[str, Any], ...] = ()
     timings_ms: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Answer:
         members = _known(cls, data)
+        members["withheld"] = tuple(members.get("withheld", ()))
         members["citations"] = tuple(Citation.from_dict(one) for one in members.get("citations", ()))
         return cls(**members)
 

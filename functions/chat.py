@@ -52,6 +52,8 @@ async def chat(call: Call) -> Response:
             raise Hidden("collection", collection)
         await services().collections.get(call.principal.tenant, collection)
     wait = preferred_wait(call.request)
+    if body.stream or wait is not None:
+        services().answers.check(call.principal, request)
     if wait is not None:
         names = ", ".join(body.collections)
         return await respond(

@@ -36,6 +36,7 @@ from shared.errors import (
     InvalidRequest,
     MalformedJson,
     PayloadTooLarge,
+    PromptRefused,
     QuotaExceeded,
     Unauthenticated,
 )
@@ -332,8 +333,8 @@ async def _admit(call: Call, role: Role, method: str) -> None:
 
 
 async def _audited(error: GroundworkError, call: Call) -> GroundworkError:
-    """``error``, once the trail tells of a denied access; the fault where that could not be written."""
-    denied = isinstance(error, Forbidden | Hidden) and not isinstance(error, QuotaExceeded)
+    """``error``, once the trail tells of what was denied; the fault where that could not be written."""
+    denied = isinstance(error, Forbidden | Hidden | PromptRefused) and not isinstance(error, QuotaExceeded)
     if not denied:
         return error
     try:

@@ -64,7 +64,8 @@ def with_cache_mode(call: Call, model: str, chat: dict[str, Any], asked: Mapping
 
 async def check(principal: Principal, model: str, body: Mapping[str, Any]) -> None:
     """Raise what `chunks` raises for a body or a model that is wrong."""
-    _request((await collection_of(principal, model)).name, body)
+    request = _request((await collection_of(principal, model)).name, body)
+    services().answers.check(principal, request)
 
 
 async def chunks(
@@ -187,6 +188,7 @@ def _conclusion(answer: Answer, base_url: str) -> dict[str, Any]:
         "citations": [citation.to_dict() for citation in answer.citations],
         "found": answer.found,
         "grounded": answer.grounded,
+        "withheld": [citation.place() for citation in answer.withheld],
         "cache": answer.cache,
     }
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from shared.inferencing.ledger import UsageLedger
     from shared.intake import Intake
     from shared.intelligence.answers import Answers
+    from shared.intelligence.screening import Screen
     from shared.jobs import Jobs
     from shared.keys import Keys
     from shared.knowledge.collections import Collections
@@ -352,9 +353,19 @@ class Services:
         return Answers(
             retrieval=self.retrieval,
             gateway=self.gateway,
+            screen=self.screen,
             cache=AnswerCache(self._cache(ANSWERS_SHARE)),
             count=self.usage.count,
         )
+
+    @cached_property
+    def screen(self) -> Screen:
+        from shared.intelligence.screening import Screen
+        from shared.intelligence.screening.shields import PromptShields
+
+        endpoint = self.settings.content_safety
+        shields = PromptShields(endpoint, self.model_credentials.of_identity) if endpoint else None
+        return Screen(shields, refuses=self.settings.refuses_attacks)
 
     def _cache(self, share: float) -> BoundedCache[Any]:
         from shared.inferencing.caching import BoundedCache

@@ -52,6 +52,10 @@ param signingKey string
 @description('Private networks that URLs of documents and webhooks may reach, as 10.1.0.0/16; empty for none.')
 param outgoingNetworks string
 
+@allowed(['refuse', 'report'])
+@description('Whether questions and passages that look like attacks on the model are refused, or only reported.')
+param screening string
+
 var suffix = toLower(uniqueString(subscription().id, environmentName, location))
 var taskHubName = 'groundwork'
 var tags = {
@@ -127,6 +131,18 @@ module models 'modules/models.bicep' = {
   }
 }
 
+module safety 'modules/safety.bicep' = {
+  scope: group
+  name: 'safety'
+  params: {
+    name: 'safe-${suffix}'
+    location: location
+    tags: tags
+    principalId: identity.outputs.principalId
+    workspaceId: monitoring.outputs.workspaceId
+  }
+}
+
 module search 'modules/search.bicep' = {
   scope: group
   name: 'search'
@@ -178,6 +194,8 @@ module app 'modules/functionapp.bicep' = {
     bootstrapKeySha256: bootstrapKeySha256
     signingKeyAddress: empty(signingKey) ? '' : '${vault.outputs.uri}secrets/signing-key'
     outgoingNetworks: outgoingNetworks
+    screening: screening
+    contentSafetyEndpoint: safety.outputs.endpoint
   }
 }
 

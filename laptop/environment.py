@@ -120,7 +120,9 @@ def ensure_litellm(python: Path) -> Path:
 
 def ensure_screening(python: Path) -> Path:
     """The interpreter of an environment with the learner and the texts that the screen is made from."""
-    return _ensure_apart(python, ".venv-screening", ROOT / "bench" / "requirements-screening.txt", "--no-deps")
+    return _ensure_apart(
+        python, ".venv-screening", ROOT / "bench" / "requirements-screening.txt", "--no-deps"
+    )
 
 
 def _ensure_apart(python: Path, name: str, lock: Path, *options: str) -> Path:

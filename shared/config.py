@@ -67,6 +67,8 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("GROUNDWORK_HISTORY_RETENTION_DAYS", "days that finished orchestrations are kept", "7"),
     Setting("GROUNDWORK_CACHE_BYTES", "memory of a process for its caches, in bytes", "33554432"),
     Setting("GROUNDWORK_CACHE_SECONDS", "how long these are kept; 0 keeps none", "3600"),
+    Setting("GROUNDWORK_SCREENING", "refuse attacks on the model, or only report them in the log", "refuse"),
+    Setting("GROUNDWORK_CONTENT_SAFETY", "https endpoint of Azure AI Content Safety, as a second judge", ""),
     Setting("GROUNDWORK_LIMITS", "limits, name=value, unless a tenant has its own", LIMITS),
 )
 
@@ -117,6 +119,8 @@ class Settings:
     history_retention_days: int
     cache_bytes: int
     cache_seconds: int
+    refuses_attacks: bool
+    content_safety: str | None
     limits: Limits
     environment: Mapping[str, str] = field(repr=False)
 
@@ -162,6 +166,9 @@ class Settings:
             history_retention_days=reader.integer("GROUNDWORK_HISTORY_RETENTION_DAYS", 1, 3650),
             cache_bytes=reader.integer("GROUNDWORK_CACHE_BYTES", 0, 1 << 33),
             cache_seconds=reader.integer("GROUNDWORK_CACHE_SECONDS", 0, 30 * 86_400),
+            refuses_attacks=reader.matching("GROUNDWORK_SCREENING", r"refuse|report", "refuse or report")
+            == "refuse",
+            content_safety=reader.url("GROUNDWORK_CONTENT_SAFETY"),
             limits=reader.limits("GROUNDWORK_LIMITS"),
             environment=dict(environment),
         )

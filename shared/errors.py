@@ -8,6 +8,7 @@
     │   ├── InvalidParameter      400
     │   ├── UrlRefused            400  an address that the app must not ask
     │   ├── PromptTooLong         400
+    │   ├── PromptRefused         400  screening takes it for an attack
     │   └── OutlastsRequest       400  the answer would come after HTTP has given up
     ├── Unauthenticated           401
     ├── BudgetExceeded            402  a job has reached its cost ceiling
@@ -34,6 +35,7 @@
     │   ├── ModelFailed           502
     │   ├── SourceUnavailable     502  an address that a caller named
     │   ├── StreamInterrupted     502  a stream that had begun
+    │   ├── AnswerRefused         502  a model began to repeat what it was told in confidence
     │   ├── ModelsUnavailable     503  no deployment can serve now
     │   ├── IdentityUnavailable   503
     │   ├── IndexUnavailable      503
@@ -102,6 +104,12 @@ class InvalidParameter(InvalidRequest):
 
 class PromptTooLong(InvalidRequest):
     code, title = "prompt_too_long", "The prompt exceeds the model's limit"
+
+
+class PromptRefused(InvalidRequest):
+    """``extra`` names the ``judge``. The code is the one that clients of Azure OpenAI look for."""
+
+    code, title = "content_filter", "The prompt was refused by screening"
 
 
 class UrlRefused(InvalidRequest):
@@ -239,6 +247,10 @@ class ModelFailed(DependencyError):
 
 class SourceUnavailable(DependencyError):
     code, title = "source_unavailable", "The address does not answer now"
+
+
+class AnswerRefused(DependencyError):
+    code, title = "answer_refused", "The model's answer was refused"
 
 
 class StreamInterrupted(DependencyError):

@@ -57,6 +57,7 @@ async def storage(stack: RunningStack) -> AsyncIterator[Storage]:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Tests that share servers run in one process of a parallel run, so that each server starts once."""
     security_table.select(config, items)
+    items.sort(key=lambda item: item.path.name == "test_left_behind.py")
     for item in items:
         fixtures = getattr(item, "fixturenames", ())
         area = item.path.relative_to(Path(__file__).parent).parts[0]

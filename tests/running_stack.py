@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 import urllib.error
 import urllib.request
@@ -10,13 +11,40 @@ import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from azure.data.tables import TableServiceClient
+
 from client import Groundwork
-from laptop.stack import Stack
+from laptop.stack import ACCOUNT_KEY, Stack
 
 if TYPE_CHECKING:
     from openid_issuer import OpenIdIssuer
 
 JOB_SECONDS = 120
+# What no response, log or row may hold: Durable's own addresses, signed addresses, storage and API keys.
+GIVEN_AWAY = re.compile(rb"/runtime/webhooks|[?&](?:code|sig)=|AccountKey=|" + ACCOUNT_KEY.encode())
+API_KEY = re.compile(rb"gw_[0-9a-f]{16}_[A-Za-z0-9_-]{43}")
+# Members of bodies that hold what callers confide: documents, questions, prompts.
+CONFIDING = ("content", "query", "input", "instructions")
+CONFIDED_CHARACTERS = range(40, 80)
+# Beginnings of what was confided to the stack in this run: no log and no table may ever hold one.
+CONFIDED: set[str] = set()
+
+
+def confide(body: Any) -> None:
+    """Remember what a request's body confides: a line of each text that is long enough to be told again."""
+    if isinstance(body, bytes):
+        body = {"content": body.decode(errors="ignore")}
+    if isinstance(body, list):
+        for each in body:
+            confide(each)
+    elif isinstance(body, dict):
+        for name, value in body.items():
+            if name in CONFIDING and isinstance(value, str):
+                line = max(value.splitlines(), key=len, default="")
+                if len(line) in CONFIDED_CHARACTERS or len(line) > max(CONFIDED_CHARACTERS):
+                    CONFIDED.add(line[: max(CONFIDED_CHARACTERS)])
+            else:
+                confide(value)
 
 
 @dataclass
@@ -74,6 +102,7 @@ class RunningStack:
         headers: dict[str, str] | None = None,
     ) -> tuple[int, dict[str, str], Any]:
         """As `call`, with the response's headers, whose names are in lower case."""
+        confide(body)
         sent = {**(headers or {})}
         if key is not None:
             sent["Authorization"] = f"Bearer {key or self.key}"
@@ -84,9 +113,23 @@ class RunningStack:
         request = urllib.request.Request(self.url + path, data=data, headers=sent, method=method)
         try:
             with urllib.request.urlopen(request, timeout=60) as response:
-                return response.status, _lower(response.headers), _json(response.read())
+                status, names, read = response.status, _lower(response.headers), response.read()
         except urllib.error.HTTPError as error:
-            return error.code, _lower(error.headers), _json(error.read())
+            status, names, read = error.code, _lower(error.headers), error.read()
+        for text in (read, *(value.encode() for value in names.values())):
+            assert not GIVEN_AWAY.search(text), text[:500]
+        return status, names, _json(read)
+
+    def rows_of_all_tables(self) -> dict[str, list[str]]:
+        """Every row of every table as JSON; JSON within a text has its quotation marks escaped once more."""
+        with TableServiceClient.from_connection_string(self.storage) as service:
+            return {
+                table.name: [
+                    json.dumps(_without_title(dict(row)), default=str, ensure_ascii=False)
+                    for row in service.get_table_client(table.name).list_entities()
+                ]
+                for table in service.list_tables()
+            }
 
     def finished(self, job: str, *, key: str = "", seconds: float = JOB_SECONDS) -> dict[str, Any]:
         """The status of a job once it has ended."""
@@ -98,6 +141,13 @@ class RunningStack:
                 return document
             assert time.monotonic() < deadline, f"the job is still {document['state']}: {document}"
             time.sleep(0.1)
+
+
+def _without_title(row: dict[str, Any]) -> dict[str, Any]:
+    """The row of a document names it by its title, which may be the subject of a mail: it is meant to."""
+    if "upload" in row:
+        row["upload"] = json.dumps({**json.loads(row["upload"]), "title": ""})
+    return row
 
 
 def _lower(headers: Any) -> dict[str, str]:

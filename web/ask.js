@@ -197,6 +197,7 @@ function AnswerBody({ turn, show }) {
           <p>The chosen collections do not answer this. ${turn.passages.length ? "What comes nearest is listed with the sources." : ""}</p>
         </div>
       </div>
+      <${Withheld} places=${answer?.withheld ?? []} />
     `;
   }
   if (!turn.text && turn.state === "running") {
@@ -208,6 +209,18 @@ function AnswerBody({ turn, show }) {
     ${answer && answer.grounded === false && html`
       <div class="note warn"><${Icon} name="warning" /><div><p>This answer does not rest on the passages that were found. Check it before you use it.</p></div></div>
     `}
+    <${Withheld} places=${answer?.withheld ?? []} />
+  `;
+}
+
+/** Passages that screening took for attacks on the model: not in the answer, but somebody should look. */
+function Withheld({ places }) {
+  if (!places.length) return null;
+  const documents = [...new Set(places.map((place) => place.document))].join(", ");
+  return html`
+    <div class="note warn"><${Icon} name="warning" /><div>
+      <p><strong>${plural(places.length, "passage")} left out.</strong> They read like orders to the assistant: ${documents}</p>
+    </div></div>
   `;
 }
 

@@ -17,6 +17,8 @@ param searchEndpoint string
 param publicUrl string
 param signingKeyAddress string
 param outgoingNetworks string
+param screening string
+param contentSafetyEndpoint string
 param entraAudience string
 param entraTenants string
 param trustedIngress string
@@ -146,6 +148,8 @@ resource settings 'Microsoft.Web/sites/config@2024-04-01' = {
     GROUNDWORK_HISTORY_RETENTION_DAYS: '7'
     GROUNDWORK_CACHE_BYTES: '33554432'
     GROUNDWORK_CACHE_SECONDS: '3600'
+    GROUNDWORK_SCREENING: screening
+    GROUNDWORK_CONTENT_SAFETY: contentSafetyEndpoint
     // Where the platform has granted a tenant no others: docs/usage-and-limits.md.
     GROUNDWORK_LIMITS: 'user_requests_per_minute=12000,user_tokens_per_minute=20000000,tenant_requests_per_minute=60000,tenant_tokens_per_minute=100000000,documents=10000000,bytes=10000000000000,running_jobs=20000,jobs_per_day=1000000,unfinished_documents=100000'
   }

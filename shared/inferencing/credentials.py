@@ -60,6 +60,10 @@ class DeploymentCredentials:
             return {"Authorization": f"Bearer {key}"} if deployment.api is Api.OPENAI else {"api-key": key}
         if deployment.api is Api.OPENAI:
             return {}
+        return await self.of_identity()
+
+    async def of_identity(self) -> Mapping[str, str]:
+        """Headers with a token of the identity, for any of Azure's AI services."""
         return {"Authorization": f"Bearer {await self._access_token()}"}
 
     async def _access_token(self) -> str:

@@ -22,6 +22,7 @@ from shared.intelligence.wording import Wording
 if TYPE_CHECKING:
     from shared.identity import Principal
     from shared.inferencing import Gateway, Model
+    from shared.intelligence.screening import Screen
     from shared.knowledge.corpus import Corpus
     from shared.knowledge.index import Filter
     from shared.knowledge.retrieval import Found, Passage, Retrieval
@@ -65,7 +66,8 @@ class Answer:
     ``found`` is False where the documents do not answer. ``grounded`` is False where a model's answer cites
     nothing that was retrieved, or puts words into quotation marks that stand in no passage. ``cache`` says
     whether it was given before: to the same request, or to another wording of the question; then ``usage``
-    is what it cost this time.
+    is what it cost this time. ``withheld`` are passages that screening took for attacks: nobody's words in
+    the answer, and shown so that whoever tends the documents can look.
     """
 
     id: str
@@ -79,6 +81,7 @@ class Answer:
     usage: Usage
     timings: Mapping[str, float] = field(default_factory=dict)
     cache: CacheOutcome = "off"
+    withheld: tuple[Citation, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """The answer as the API shows it."""
@@ -97,6 +100,7 @@ class Answer:
                 "cached_tokens": self.usage.cached_tokens,
                 "estimated": self.usage.estimated,
             },
+            "withheld": [citation.place() for citation in self.withheld],
             "cache": self.cache,
             "timings_ms": {name: round(value, 1) for name, value in self.timings.items()},
         }
@@ -183,14 +187,23 @@ class Answers:
         *,
         retrieval: Retrieval,
         gateway: Gateway,
+        screen: Screen | None = None,
         cache: AnswerCache | None = None,
         count: Count | None = None,
     ) -> None:
-        """``count`` is told how often ``cache`` had the answer."""
+        """``screen`` judges questions and passages; ``count`` is told how often ``cache`` had the answer."""
         self._retrieval = retrieval
         self._gateway = gateway
+        self._screen = screen
         self._cache = cache
         self._count = count
+
+    def check(self, principal: Principal, request: AnswerRequest) -> None:
+        """Raise what is wrong with a request before anything is spent on it.
+
+        `InvalidParameter`, `NotFound` for a model, `PromptRefused` for what screening takes for an attack.
+        """
+        self._plan(principal, request)
 
     async def answer(self, principal: Principal, request: AnswerRequest) -> Answer:
         """The final answer; raises what `stream` raises."""
@@ -203,9 +216,10 @@ class Answers:
     async def stream(self, principal: Principal, request: AnswerRequest) -> AsyncGenerator[AnswerEvent, None]:
         """The sources, then the text as it comes, then the final answer.
 
-        Raises `InvalidParameter`, `NotFound` for a collection or model, and what retrieval and gateway
-        raise; `StreamInterrupted` where a model breaks off after its first words. Closing the generator
-        closes the connection to the model: nothing more is spent.
+        Raises what `check` raises, `NotFound` for a collection, and what retrieval and gateway raise;
+        `StreamInterrupted` where a model breaks off after its first words, `AnswerRefused` where it repeats
+        what it was told in confidence. Closing the generator closes the connection to the model: nothing
+        more is spent.
         """
         plan = self._plan(principal, request)
         started = time.perf_counter()
@@ -240,6 +254,8 @@ class Answers:
     def _plan(self, principal: Principal, request: AnswerRequest) -> _Plan:
         model = self._model(request.model)
         conversation = conversations.checked(request.messages)
+        if self._screen is not None:
+            self._screen.check(conversation)
         if not 1 <= request.top <= TOP_MAX:
             raise InvalidParameter(f"top must be 1 to {TOP_MAX}.", parameter="top")
         strategy: Strategy = "synthesis" if model.can_synthesise else "quoting"
@@ -284,6 +300,10 @@ class Answers:
             cache=request.cache,
             corpus=corpus,
         )
+        withheld: tuple[Passage, ...] = ()
+        if self._screen is not None:
+            kept, withheld = await self._screen.sift(plan.question, found.passages)
+            found = plan.found = replace(found, passages=kept)
         retrieved = time.perf_counter()
         yield Sources(found.passages)
         told = _Told(usage=found.usage)
@@ -315,6 +335,7 @@ class Answers:
                 prompt_version=plan.version,
                 usage=told.usage,
                 timings=timings,
+                withheld=tuple(cite(number, passage) for number, passage in enumerate(withheld, 1)),
             )
         )
 
@@ -391,12 +412,13 @@ class Answers:
             told.text = NOT_FOUND_TEXT
             yield told.text
             return
+        prompt, marker = prompts.load("answer"), synthesis.new_marker()
         body = {
-            "messages": synthesis.messages(prompts.load("answer"), passages, conversation),
+            "messages": synthesis.messages(prompt, passages, conversation, marker),
             "max_completion_tokens": max_tokens,
             "stream_options": {"include_usage": True},
         }
-        checked = synthesis.CheckedText(len(passages))
+        checked = synthesis.CheckedText(len(passages), synthesis.confidential(prompt, marker))
         async with aclosing(self._gateway.stream_chunks(model.name, body, call=call)) as chunks:
             async for chunk in chunks:
                 told.usage += Usage.reported(chunk.json.get("usage")) or Usage()

@@ -43,6 +43,11 @@ class Citation:
             "headings": list(self.headings)
         }
 
+    def place(self) -> dict[str, Any]:
+        """Where the words stand, without them."""
+        names = ("collection", "document", "version", "chunk", "page", "start", "end")
+        return {name: getattr(self, name) for name in names}
+
 
 def cite(number: int, passage: Passage, start: int = 0, end: int | None = None) -> Citation:
     """A citation of ``passage.chunk.text[start:end]``; of the whole chunk without offsets."""

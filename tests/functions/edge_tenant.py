@@ -12,15 +12,14 @@ from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from laptop.stack import ACCOUNT_KEY
+from running_stack import API_KEY, GIVEN_AWAY, confide
+
 from shared.config import StorageSettings
 from shared.knowledge.documents import FIRST_KEY
 from shared.storage import JOBS, PARSED, RAW, Storage, open_storage
 
 T = TypeVar("T")
 
-GIVEN_AWAY = re.compile(rb"/runtime/webhooks|[?&](?:code|sig)=|AccountKey=|" + ACCOUNT_KEY.encode())
-API_KEY = re.compile(rb"gw_[0-9a-f]{16}_[A-Za-z0-9_-]{43}")
 MAKES_KEY = re.compile(r"/api/keys(/\w+/rotate)?")
 PROBLEM_MEMBERS = {"type", "title", "status", "detail", "code", "retryable", "correlation_id"}
 
@@ -160,6 +159,7 @@ def call(
     headers: dict[str, str] | None = None,
 ) -> Answer:
     """One request, with nothing added but the key and the length of the body."""
+    confide(body)
     address = urllib.parse.urlsplit(url)
     sent = {**(headers or {})}
     if key is not None:

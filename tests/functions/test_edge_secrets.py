@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 import uuid
-from typing import Any
 
 import pytest
-from azure.data.tables import TableServiceClient
-from edge_tenant import API_KEY, GIVEN_AWAY, Tenant, call
+from edge_tenant import Tenant, call
+from running_stack import API_KEY, GIVEN_AWAY
 
 from shared.config import APP_ROOT
 
@@ -98,7 +96,7 @@ def test_the_histories_of_orchestrations_hold_no_content(traffic: Tenant):
 
 
 def test_no_table_holds_texts_questions_credentials_or_addresses_of_the_host(traffic: Tenant):
-    tables = rows_of_all_tables(traffic.stack.storage)
+    tables = traffic.stack.rows_of_all_tables()
     assert tables.keys() >= {"jobs", "documents", "collections", "keys", "audit", "quotas"}
     assert any(traffic.name in row for row in tables["audit"]), "the trail is empty: this would prove nothing"
     for name, rows in tables.items():
@@ -108,27 +106,8 @@ def test_no_table_holds_texts_questions_credentials_or_addresses_of_the_host(tra
                 assert not pattern.search(row.encode()), (name, row[:500])
 
 
-def rows_of_all_tables(connection: str) -> dict[str, list[str]]:
-    """Every row of every table as JSON; a text that holds JSON has its quotation marks escaped once more."""
-    with TableServiceClient.from_connection_string(connection) as service:
-        return {
-            table.name: [
-                json.dumps(_without_title(dict(row)), default=str, ensure_ascii=False)
-                for row in service.get_table_client(table.name).list_entities()
-            ]
-            for table in service.list_tables()
-        }
-
-
 def test_the_apps_files_are_not_served(traffic: Tenant):
     for name in ("local.settings.json", "host.json", "function_app.py", "models.local.toml"):
         assert (APP_ROOT / name).exists() or name == "local.settings.json"
         assert traffic.call("GET", f"/{name}").status == 404
         assert traffic.call("GET", f"/console/{name}").status == 404
-
-
-def _without_title(row: dict[str, Any]) -> dict[str, Any]:
-    """The row of a document names it by its title, which may be the subject of a mail: it is meant to."""
-    if "upload" in row:
-        row["upload"] = json.dumps({**json.loads(row["upload"]), "title": ""})
-    return row

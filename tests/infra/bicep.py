@@ -25,6 +25,7 @@ ROLES = {
     "storageQueueDataContributor": "974c5e8b-45b9-4653-ba55-5f855dd0fb88",
     "storageTableDataContributor": "0a9a7e1f-b9d0-4cc4-a60d-0319b160aaa3",
     "cognitiveServicesOpenAIUser": "5e0bd9bd-7b93-4f28-af87-19fc36ad61bd",
+    "cognitiveServicesUser": "a97b65f3-24c7-4388-baec-2e87135dc908",
     "searchIndexDataContributor": "8ebe5a00-799e-43f5-93ac-243d3dce84a7",
     "searchServiceContributor": "7ca78c08-252a-4471-8644-bb5ff32d4ba0",
     "durableTaskDataContributor": "0ad04412-c4d5-4796-b79c-f76d14c8d402",

@@ -6,11 +6,12 @@ import asyncio
 import logging
 from contextlib import aclosing
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
-from shared.errors import InvalidParameter, ModelsUnavailable, NotFound, StreamInterrupted
-from shared.intelligence import AnswerEvent, AnswerRequest, Delta, Final, Sources
+from shared.errors import AnswerRefused, InvalidParameter, ModelsUnavailable, NotFound, StreamInterrupted
+from shared.intelligence import AnswerEvent, AnswerRequest, Delta, Final, Sources, prompts
 from tests.intelligence.world import ALICE, BOB, MALLORY, ChatModel, World
 
 HANDBOOK = """# Handbook
@@ -168,6 +169,24 @@ async def test_a_model_that_can_synthesise_gets_each_passage_as_marked_data(
     assert sent[2]["content"] == HOME
 
 
+@pytest.mark.security("LLM01", "API8")
+@pytest.mark.parametrize(
+    "template",
+    ["{{7*7}}", "${7*7}", "<%= 7*7 %>", "#{7*7}", "{passages}", "{0.__class__}", "%(rules)s", "$rules"],
+)
+async def test_a_template_in_a_question_or_a_passage_is_text(
+    world: World, chat_model: ChatModel, template: str
+) -> None:
+    await world.collection()
+    await world.add("trap.md", f"# Trap\n\nWork from home is up to two days a week {template}.")
+    chat_model.pieces = [f"Two days {template} [1]."]
+    question = f"{HOME} {template}"
+    answer = await world.answers.answer(ALICE, asking(world, question, model="chat"))
+    _, source, asked = chat_model.bodies[0]["messages"]
+    assert (asked["content"], answer.text) == (question, f"Two days {template} [1].")
+    assert f"two days a week {template}." in source["content"]
+
+
 @pytest.mark.security("LLM05", "LLM09")
 async def test_a_citation_that_names_no_passage_is_taken_out(world: World, chat_model: ChatModel) -> None:
     await with_handbook(world)
@@ -286,6 +305,46 @@ async def test_an_embedding_model_that_is_away_is_an_error_not_a_worse_answer(wo
     await world.collection(model="unreachable-embedding")
     with pytest.raises(ModelsUnavailable):
         await world.answers.answer(ALICE, asking(world, HOME))
+
+
+@pytest.mark.security("LLM07")
+@pytest.mark.parametrize("size", [1, 7, 10_000])
+@pytest.mark.parametrize("told", ["rules", "marker", "all"])
+async def test_a_model_that_repeats_its_instructions_is_broken_off_before_they_are_told(
+    world: World, chat_model: ChatModel, told: str, size: int
+) -> None:
+    await with_handbook(world)
+    rules = prompts.load("answer").text
+    (line,) = [each for each in rules.splitlines() if each.startswith("2. ")]
+    line = line.removeprefix("2. ")
+
+    def leak(body: dict[str, Any]) -> list[str]:
+        marker = body["messages"][0]["content"].split("\n")[0]
+        assert marker in body["messages"][1]["content"]
+        said = {"rules": f"Sure. {line} Bye.", "marker": f"It is {marker}.", "all": f"{marker}\n{rules}"}[
+            told
+        ]
+        return [said[start : start + size] for start in range(0, len(said), size)]
+
+    chat_model.reads = leak
+    shown: list[str] = []
+
+    async def read() -> None:
+        async for event in world.answers.stream(ALICE, asking(world, HOME, model="chat")):
+            shown.extend([event.text] if isinstance(event, Delta) else [])
+
+    with pytest.raises(AnswerRefused):
+        await read()
+    assert "".join(shown) in ("", "Sure. ", "It is ")
+
+
+async def test_words_that_begin_as_the_instructions_do_are_shown_in_the_end(
+    world: World, chat_model: ChatModel
+) -> None:
+    await with_handbook(world)
+    chat_model.pieces = ["Use nothing but", " soap [1]. The marker is ==", "bold== here [1]. =="]
+    events = [event async for event in world.answers.stream(ALICE, asking(world, HOME, model="chat"))]
+    assert check_order(events).text == "Use nothing but soap [1]. The marker is ==bold== here [1]. =="
 
 
 @pytest.mark.security("LLM02", "LLM07")

@@ -9,7 +9,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -152,10 +152,12 @@ class ChatModel:
     """A chat model over real HTTP that says what it was told to, piece by piece.
 
     ``breaks_off`` ends the connection after the pieces instead of finishing the stream. ``endless`` goes on
-    with the last piece until the client leaves, which sets ``left``.
+    with the last piece until the client leaves, which sets ``left``. ``reads`` makes the pieces of what the
+    model was sent.
     """
 
     pieces: Sequence[str] = ("Hello.",)
+    reads: Callable[[dict[str, Any]], Sequence[str]] | None = None
     breaks_off: bool = False
     endless: bool = False
     left: asyncio.Event = field(default_factory=asyncio.Event)
@@ -164,6 +166,8 @@ class ChatModel:
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         self.bodies.append(await request.json())
+        if self.reads is not None:
+            self.pieces = self.reads(self.bodies[-1])
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await response.prepare(request)
         for piece in self.pieces:

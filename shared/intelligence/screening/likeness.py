@@ -1,11 +1,13 @@
 """How much a text is like an attack on a language model: a linear model over words and their parts.
 
-Features are hashed words, pairs and triples of words, and the parts of three to five letters of each word, so
-that a misspelt or inflected word still counts. The likeness of a window of words is the sum of its weights
-over the root of their number; that of a text is that of its likeliest window, since an attack is often one
-sentence in a page. Whatever its length, a text is read once.
+Features are hashed words and signs, pairs and triples of words, and the parts of three to five letters of
+each word, so that a misspelt or inflected word still counts. Signs do not stand between the words of a
+pair: an attack that is strewn with commas reads as it does without. The likeness of a window of words is
+the sum of its weights over the root of their number; that of a text is that of its likeliest window, since
+an attack is often one sentence in a page. Whatever its length, a text is read once.
 
-The weights are made by ``python -m bench.train_screening --write`` and measured by ``dev.py bench screening``.
+The weights are made by ``python -m bench.train_screening --write`` and measured by ``dev.py bench
+screening``.
 """
 
 from __future__ import annotations
@@ -15,15 +17,15 @@ import math
 import re
 import zlib
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache, lru_cache
 from itertools import accumulate
 from pathlib import Path
 
 WEIGHTS = Path(__file__).with_name("weights.bin")
 FACTS = Path(__file__).with_name("weights.json")
-# Words of a window: a sentence, a paragraph. Each moves on by half its length.
-WINDOWS = (20, 60)
+# Words and signs of a window: a short sentence, a long one, a paragraph. Each moves on by half its length.
+WINDOWS = (12, 30, 75)
 # Buckets of hashed words and their sequences, and as many again of parts of words.
 BUCKETS = 1 << 17
 PARTS = (3, 4, 5)
@@ -54,10 +56,21 @@ def sequence_features(before: str, last: str, word: str) -> tuple[int, int]:
     return _bucket(f"{last} {word}"), _bucket(f"{before} {last} {word}")
 
 
-def windows(length: int) -> list[tuple[int, int]]:
+def features(words: Sequence[str]) -> Iterator[list[int]]:
+    """The buckets that each word or sign of a text adds, in their order."""
+    before = last = ""
+    for word in words:
+        if word.isalnum():
+            yield [*word_features(word), *sequence_features(before, last, word)]
+            before, last = last, word
+        else:
+            yield word_features(word)
+
+
+def windows(length: int, sizes: Sequence[int] = WINDOWS) -> list[tuple[int, int]]:
     """The beginnings and ends of the windows over ``length`` words, which leave no word out."""
     found = []
-    for size in WINDOWS:
+    for size in sizes:
         if length <= size:
             return [*found, (0, length)]
         found += [(start, min(start + size, length)) for start in range(0, length - size // 2, size // 2)]
@@ -98,10 +111,13 @@ class Likeness:
         before = last = ""
         for word in words:
             total, number = of_word(word)
-            pair, triple = sequence_features(before, last, word)
-            sums.append(total + weights[pair] + weights[triple])
-            counts.append(number + 2)
-            before, last = last, word
+            if word.isalnum():
+                pair, triple = sequence_features(before, last, word)
+                total += weights[pair] + weights[triple]
+                number += 2
+                before, last = last, word
+            sums.append(total)
+            counts.append(number)
         return list(accumulate(sums, initial=0.0)), list(accumulate(counts, initial=0))
 
     def _read_word(self, word: str) -> tuple[float, int]:
@@ -110,7 +126,7 @@ class Likeness:
 
 
 @cache
-def likeness() -> Likeness:
+def trained() -> Likeness:
     """The model that comes with the app."""
     facts = json.loads(FACTS.read_text())
     steps = array("b", zlib.decompress(WEIGHTS.read_bytes()))

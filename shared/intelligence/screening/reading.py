@@ -21,7 +21,9 @@ ROUNDS = 2
 DECODED_MIN = 6
 
 # Letters of other alphabets that are drawn like Latin ones (Unicode's confusables, the common part).
-_CYRILLIC = dict(zip("аеорсухіјѕһӏԁԛԝгвнкмтьАВЕКМНОРСТХУІЈЅ", "aeopcyxijshldqwrbhkmtbABEKMHOPCTXYIJS", strict=True))
+_CYRILLIC = dict(
+    zip("аеорсухіјѕһӏԁԛԝгвнкмтьАВЕКМНОРСТХУІЈЅ", "aeopcyxijshldqwrbhkmtbABEKMHOPCTXYIJS", strict=True)
+)
 _GREEK = dict(zip("αβεηικνορτυχωγΑΒΕΖΗΙΚΜΝΟΡΤΥΧ", "abenikvoptuxwyABEZHIKMNOPTYX", strict=True))
 _OTHERS = {"ı": "i", "ɑ": "a", "ɡ": "g", "ɩ": "i", "ɪ": "i", "ʟ": "l", "’": "'", "‘": "'", "–": "-", "—": "-"}
 _ALIKE = str.maketrans({**_CYRILLIC, **_GREEK, **_OTHERS})
@@ -40,9 +42,9 @@ _BINARY = re.compile(r"\b(?:[01]{8}\s?){6,}")
 _PERCENT = re.compile(r"(?:%[0-9a-fA-F]{2}|[\w+-]){3,}")
 _ESCAPES = re.compile(r"(?:\\u[0-9a-fA-F]{4}|\\x[0-9a-fA-F]{2}){4,}")
 # Words that most sentences hold, to tell whether a text turned round or rotated is one.
-_COMMON = frozenset(
-    "a all an and any are as be by can do for from give have how i if in instructions is it me my new no not now "
-    "of on or previous prompt rules say show system that the them this to what with you your".split()
+_COMMON = re.compile(
+    r"\b(?:all?|an[dy]?|are|as|be|by|can|do|for|from|give|have|how|if|in|instructions|is|it|me|my|new|not?|now|"
+    r"o[fn]|or|previous|prompt|rules|say|show|system|that|the|them|this|to|what|with|your?)\b"
 )
 
 
@@ -85,7 +87,9 @@ def _read(decode: Callable[[str], bytes], piece: str) -> str | None:
     except (ValueError, binascii.Error):
         return None
     wanted = len(text) >= DECODED_MIN and text != piece
-    return text if wanted and sum(each.isprintable() or each.isspace() for each in text) == len(text) else None
+    return (
+        text if wanted and sum(each.isprintable() or each.isspace() for each in text) == len(text) else None
+    )
 
 
 def _from_base64(piece: str) -> bytes:
@@ -122,8 +126,8 @@ _DECODERS: tuple[tuple[re.Pattern[str], Callable[[str], bytes]], ...] = (
 
 def _sense(text: str) -> float:
     """The share of the first words that are common ones, at least one in a hundred."""
-    words = re.findall(r"[a-z]+", text[:2000].lower())
-    return max(0.01, sum(word in _COMMON for word in words) / max(1, len(words)))
+    beginning = text[:2000].lower()
+    return max(0.01, len(_COMMON.findall(beginning)) / max(1, len(beginning.split())))
 
 
 def _joined(match: re.Match[str]) -> str:
