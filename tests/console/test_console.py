@@ -30,12 +30,12 @@ QUESTION = "When does the lighthouse keeper of Orrin Skerry feed the harbour cat
 BROKEN = b"%PDF-1.7 broken"
 
 HOSTILE = (
-    b"# Vault <script>window.pwned = 'heading'</script>\n\n"
-    b"The password of the copper vault is marmalade <img src=x onerror=\"window.pwned='image'\"> "
-    b"<svg onload=window.pwned='svg'></svg> [here](javascript:window.pwned='link') "
-    b'<iframe srcdoc="<script>parent.pwned=1</script>"></iframe> https://evil.example/x.png.\n'
+    b"# Vault <script>window.ran = 'heading'</script>\n\n"
+    b"The password of the copper vault is marmalade <img src=x onerror=\"window.ran='image'\"> "
+    b"<svg onload=window.ran='svg'></svg> [here](javascript:window.ran='link') "
+    b'<iframe srcdoc="<script>parent.ran=1</script>"></iframe> https://other.example/x.png.\n'
 )
-HOSTILE_NAME = "<img src=x onerror=window.pwned='name'>.txt"
+HOSTILE_NAME = "<img src=x onerror=window.ran='name'>.txt"
 
 
 def fill_collection(stack: Any, console: Console, *documents: tuple[str, bytes]) -> None:
@@ -206,7 +206,7 @@ async def test_hostile_documents_and_names_stay_text(console: Console, stack: An
     await page.goto(f"{console.url}/#/jobs")
     await page.locator(".unfold").first.click()
     await expect(page.locator("table.outcomes")).to_contain_text(HOSTILE_NAME)
-    assert await page.evaluate("window.pwned") is None
+    assert await page.evaluate("window.ran") is None
     assert await page.locator("main :is(script, img, iframe, svg[onload], [href^='javascript'])").count() == 0
 
 
