@@ -65,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--model-endpoint", help="use this OpenAI-compatible server instead of the model host")
     run.set_defaults(run=_run)
     test = commands.add_parser("test", help="run the tests; further arguments go to pytest")
-    test.add_argument("--chaos", type=int, metavar="KILLS", help="kill a host under load so often instead")
+    test.add_argument("--chaos", type=int, metavar="KILLS", help="kill hosts under load: docs/reliability.md")
     test.set_defaults(run=_test)
     commands.add_parser("check", help="lint and check types").set_defaults(run=_check)
     bench = commands.add_parser("bench", help="measure; further arguments go to the benchmark")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import logging
 import statistics
 import sys
 import tempfile
@@ -32,6 +33,7 @@ POINTS = (*failpoints.POINTS, *host_failpoints.POINTS)
 # Where a host is stopped whose writes are to come late.
 STOP_POINTS = ("accept.kept", "accept.announced", "prepare.read", "embed.embedded", "commit.decided")
 WRITERS = 3
+PROGRESS_LIVES = 25
 # At the end everything is sent once more, so many times side by side.
 TIMES_AGAIN = 3
 WARM_UP_SECONDS = 3.0
@@ -63,11 +65,13 @@ class Campaign:
         began = time.monotonic()
         time.sleep(WARM_UP_SECONDS)
         self.machine.kill()
-        for life in lives:
+        for number, life in enumerate(lives):
             reached = self.machine.live(life)
             if not reached and life.end is End.POINT:
                 reached = self.machine.live(replace(life, passes=1))
             self.report.lived(life, reached)
+            if (number + 1) % PROGRESS_LIVES == 0:
+                print(f"{number + 1} of {len(lives)} lives", flush=True)
             self.service.url = self.machine.url
         self.machine.start_host()
         if not self.machine.serves():
@@ -275,6 +279,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--keep", type=Path, help="a folder for the stack, kept afterwards")
     arguments = parser.parse_args(argv)
     print(f"seed {arguments.seed}", flush=True)
+    logging.getLogger("azure").setLevel(logging.CRITICAL)  # it tells of each fault that is injected
     points = POINTS if arguments.point is None else [point for point in arguments.point if point]
     faults = [fault for fault in arguments.fault or FAULTS if fault != "none"]
     namespace = Strain.DISK in faults and disks.enter_namespace()

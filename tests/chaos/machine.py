@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -47,13 +47,20 @@ class Machine:
         self.state.mkdir(exist_ok=True)
         settings = {"GROUNDWORK_SEARCH": f"embedded:{self.index}"}
         self.stack = Stack(python=Path(sys.executable), folder=folder, settings=settings)
-        self._seed = seed
         self.starts: list[float] = []
         self.faults: list[str] = []
         self.injected: Counter[str] = Counter()
+        self.lines = {
+            name: FaultProxy(self._upstream(name), seed, STORAGE_FAULT_RATE, STORAGE_KINDS)
+            for name in SERVICES
+        }
+        self.models = FaultProxy(self._upstream("model"), seed, MODEL_FAULT_RATE, MODEL_KINDS)
         self._data = self.state / "devhost"
         self._takeovers = 0
         self._port = self.stack.port("host")
+
+    def _upstream(self, name: str) -> str:
+        return f"http://{HOST}:{self.stack.port(name)}"
 
     @property
     def url(self) -> str:
@@ -71,7 +78,8 @@ class Machine:
             self.stack.start_model_host()
             self.stack.wait_for_azurite()
             self.stack.wait("model host", f"http://{HOST}:{self.stack.port('model')}/health/live")
-            self._start_proxies(ending)
+            for line in (*self.lines.values(), self.models):
+                ending.callback(line.start().stop)
             self._forks = HostForks()
             ending.callback(self._forks.close)
             self._clock = clocks.Clock(self.stack.folder / "clock")
@@ -80,16 +88,6 @@ class Machine:
                 ending.callback(self._clocked.close)
             ending.callback(self._end_host)
             yield self
-
-    def _start_proxies(self, ending: ExitStack) -> None:
-        def proxy(name: str, rate: float, weights: Mapping[str, int]) -> FaultProxy:
-            upstream = f"http://{HOST}:{self.stack.port(name)}"
-            started = FaultProxy(upstream, self._seed, rate, weights).start()
-            ending.callback(started.stop)
-            return started
-
-        self.lines = {name: proxy(name, STORAGE_FAULT_RATE, STORAGE_KINDS) for name in SERVICES}
-        self.models = proxy("model", MODEL_FAULT_RATE, MODEL_KINDS)
 
     def _settings(self, life: Life) -> dict[str, str]:
         settings = self.stack.app_settings()
@@ -150,7 +148,7 @@ class Machine:
         """Live through ``life``; False where its fail point was not reached."""
         self.start_host(life)
         if life.end is End.POINT:
-            return self._die_at_point(life)
+            return self.die_at_point()
         if life.end is End.PAUSE:
             return self._pause(life)
         if life.served or life.strain:
@@ -167,7 +165,8 @@ class Machine:
         self.kill()
         return True
 
-    def _die_at_point(self, life: Life) -> bool:
+    def die_at_point(self) -> bool:
+        """Wait until the host has ended at its fail point; False where it had to be killed elsewhere."""
         process = self._host.popen
         deadline = time.monotonic() + POINT_SECONDS
         while process.poll() is None and time.monotonic() < deadline:
