@@ -42,6 +42,8 @@ STATUS_ERRORS_CHARACTERS = 30_000
 PAGE_JOBS = 50
 # Conflicts of two writers of one job row resolve at the next try; more tries mean a fault.
 WRITE_TRIES = 8
+# Clocks of machines that keep time differ by less; a later time was told by one that did not.
+CLOCKS_APART_SECONDS = 60.0
 # What a client should wait before it asks again.
 POLL_SECONDS = 2
 # Newest first: the table sorts upwards, so the list counts down from here (milliseconds, year 2286).
@@ -327,9 +329,13 @@ class Jobs:
         await self._storage.delete_row(TABLE, ANNOUNCED, job_id)
 
     async def announced_before(self, moment: float) -> AsyncIterator[Job | str]:
-        """Jobs announced before ``moment`` and not started; an id alone where there is no job to it."""
+        """Jobs announced before ``moment`` and not started; an id alone where there is no job to it.
+
+        So are jobs that a clock announced which was ahead: nobody knows since when they wait.
+        """
+        latest = time.time() + CLOCKS_APART_SECONDS
         async for row in self._storage.query_rows(TABLE, ANNOUNCED):
-            if row["since"] < moment:
+            if not moment <= row["since"] <= latest:
                 found = await self.find(row["tenant"], row["RowKey"])
                 yield found if found is not None else row["RowKey"]
 

@@ -275,6 +275,18 @@ async def test_a_job_is_announced_until_it_was_started(jobs: Jobs, tenant: str):
     assert job.id not in await announced(time.time() + 1)
 
 
+@pytest.mark.parametrize(("ahead", "found"), [(30, False), (90, True)])
+async def test_a_job_that_was_announced_by_a_clock_far_ahead_has_waited_long_enough(
+    jobs: Jobs, tenant: str, monkeypatch: pytest.MonkeyPatch, ahead: float, found: bool
+):
+    now = time.time()
+    with monkeypatch.context() as patched:
+        patched.setattr("shared.jobs.time.time", lambda: now + ahead)
+        job = await made(jobs, tenant)
+    announced = [each async for each in jobs.announced_before(now - 30)]
+    assert (job.id in [each.id for each in announced if isinstance(each, Job)]) is found
+
+
 # --- progress and blobs ---
 
 
