@@ -28,6 +28,7 @@ from shared.knowledge.chunking import Chunk, ChunkBudget
 from shared.knowledge.media import Media
 from shared.knowledge.parsing.document import ParsedDocument
 from shared.knowledge.parsing.limits import DEFAULT_LIMITS, ParseLimits
+from shared.knowledge.parsing.short import Answer, ShortDocuments, is_short
 from shared.knowledge.parsing.worker import limits_argument, read_frame, received, write_frame
 
 _log = logging.getLogger(__name__)
@@ -215,7 +216,7 @@ class _Worker:
 
 @dataclass(slots=True, eq=False)
 class _Job:
-    """One document on its way; `cancel` ends the worker that reads it."""
+    """One document, or some short ones, on the way; `cancel` ends the worker that reads them."""
 
     request: dict[str, Any]
     content: bytes
@@ -252,6 +253,7 @@ class ParserPool:
         self._lock = threading.Lock()
         self._idle: list[_Worker] = []
         self._jobs: set[_Job] = set()
+        self._short = ShortDocuments(self._asked)
         self._reaping = False
         self._closed = False
 
@@ -275,16 +277,18 @@ class ParserPool:
                 "The document is larger than what is read.", limit=self._limits.input_bytes
             )
         request = {"media": media.value, "name": name, "title": title, "budget": asdict(budget)}
-        return await self._done(_Job(request, content))
+        read = self._short.read if is_short(media, content) else self._asked
+        return _prepared(*await read(request, content))
 
     async def cut(self, document: ParsedDocument, budget: ChunkBudget) -> tuple[Chunk, ...]:
         """Cut a document that was read before. Raises as `prepare` does."""
         described = document.to_dict()
         text = described.pop("text")
         request = {"read": described, "title": None, "budget": asdict(budget), "media": document.media.value}
-        return (await self._done(_Job(request, text.encode()))).chunks
+        return _prepared(*await self._asked(request, text.encode())).chunks
 
-    async def _done(self, job: _Job) -> Prepared:
+    async def _asked(self, request: dict[str, Any], content: bytes) -> Answer:
+        job = _Job(request, content)
         try:
             return await asyncio.get_running_loop().run_in_executor(self._threads, self._run, job)
         except asyncio.CancelledError:
@@ -303,21 +307,16 @@ class ParserPool:
             worker.discard()
         await asyncio.to_thread(self._threads.shutdown, cancel_futures=True)
 
-    def _run(self, job: _Job) -> Prepared:
+    def _run(self, job: _Job) -> Answer:
         with self._lock:
             self._jobs.add(job)
         try:
-            header, payload = self._ask(job)
+            return self._ask(job)
         finally:
             with self._lock:
                 self._jobs.discard(job)
-        if "internal" in header:
-            raise errors.InternalError(f"Reading a document failed ({header['internal']}).")
-        if "error" in header:
-            raise _DOCUMENT_ERRORS[header["error"]](header["detail"], **header["extra"])
-        return Prepared(*received(header, payload))
 
-    def _ask(self, job: _Job) -> tuple[dict[str, Any], bytes]:
+    def _ask(self, job: _Job) -> Answer:
         try:
             return self._ask_of(self._take(), job)
         except _WorkerLost:
@@ -383,6 +382,15 @@ class ParserPool:
             if not wait:
                 return
             time.sleep(wait)
+
+
+def _prepared(header: dict[str, Any], payload: bytes) -> Prepared:
+    """What a worker has made of a document; raises what was wrong with it."""
+    if "internal" in header:
+        raise errors.InternalError(f"Reading a document failed ({header['internal']}).")
+    if "error" in header:
+        raise _DOCUMENT_ERRORS[header["error"]](header["detail"], **header["extra"])
+    return Prepared(*received(header, payload))
 
 
 def _environment() -> dict[str, str]:
