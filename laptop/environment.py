@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 STATE = ROOT / ".groundwork"
 VENV = ROOT / ".venv"
 AZURITE = STATE / "node" / "node_modules" / "azurite" / "dist" / "src" / "azurite.js"
+AZURITE_LOOKUPS = ROOT / "laptop" / "azurite" / "lookups.js"
 NODE_CLIENT = ROOT / "tests" / "openai_surface" / "clients" / "node"
 PYTHONS = ((3, 11), (3, 12), (3, 13))
 PARITY_PYTHON = (3, 13)
@@ -99,7 +100,7 @@ def _install(python: Path, lock: Path, *options: str) -> None:
 def ensure_azurite(python: Path) -> list[str]:
     """The command that starts Azurite; installs it, and Node where the machine has none new enough."""
     node = _ensure_node_packages(python, "Azurite", ROOT / "laptop" / "azurite", STATE / "node")
-    return [node, str(AZURITE)]
+    return [node, "--require", str(AZURITE_LOOKUPS), str(AZURITE)]
 
 
 def ensure_node_client(python: Path) -> tuple[str, Path]:

@@ -1,13 +1,14 @@
 """Reading documents: bytes of a known media type in, one normalised text with its structure out.
 
 `parse` works in this process and believes its input to be harmless; `ParserPool` runs it in bounded
-subprocesses, which is how untrusted documents are read.
+subprocesses, which is how untrusted documents are read, and which have no use for the pool themselves.
 """
 
 from __future__ import annotations
 
 import re
 from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from shared.errors import (
     CorruptDocument,
@@ -20,7 +21,9 @@ from shared.errors import (
 from shared.knowledge.media import OFFICE, Media
 from shared.knowledge.parsing.document import Heading, Page, ParsedDocument
 from shared.knowledge.parsing.limits import DEFAULT_LIMITS, ParseLimits
-from shared.knowledge.parsing.pool import ParserPool, Prepared
+
+if TYPE_CHECKING:
+    from shared.knowledge.parsing.pool import ParserPool, Prepared
 
 __all__ = [
     "DEFAULT_LIMITS",
@@ -47,6 +50,12 @@ _READERS = {
 
 # A character that a reader would see: no white space, no mark of direction, joining or breaking.
 _SEEN = re.compile(r"[^\s\u00ad\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff]")
+
+
+def __getattr__(name: str) -> Any:
+    if name not in ("ParserPool", "Prepared"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.pool"), name)
 
 
 def parse(
