@@ -25,6 +25,7 @@ BENCHMARKS = (
     "batch",
     "bulkheads",
     "coldstart",
+    "events",
     "gateway",
     "host",
     "hostile",
