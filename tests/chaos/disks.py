@@ -10,11 +10,13 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
-import resource
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+
+if sys.platform != "win32":
+    import resource
 
 DISK_BYTES = 512 * 1024 * 1024
 BALLAST = "ballast"

@@ -27,13 +27,13 @@ from .documents import Line
 
 READ_INTERVAL_SECONDS = 0.01
 WRITE_INTERVAL_SECONDS = (0.0, 0.6)
-EVENT_INTERVAL_SECONDS = (1.0, 3.0)
+EVENT_INTERVAL_SECONDS = (2.0, 6.0)
 # Old messages alone are sent after so many: a reindexing takes in all documents, and should end in a life.
 MESSAGES_MAX = 40
 # No more is sent while so many wait.
 WAITING_MESSAGES_MAX = 6
 # Writers follow most of their jobs for so long before they go on, so that work comes as fast as it is done.
-FOLLOWED_SHARE, FOLLOWED_SECONDS = 0.8, 6.0
+FOLLOWED_SHARE, FOLLOWED_SECONDS = 0.8, 30.0
 RETRY_SECONDS = 0.1
 # A stopped host does not answer: a client asks again, elsewhere, well before its lease is over.
 CALL_SECONDS = 10.0
