@@ -93,3 +93,35 @@ async def test_an_acceptance_that_is_completed_after_a_crash_takes_in_what_it_ha
     texts = await lifecycle.texts()
     assert {*texts.values()} == {"A new text."}
     assert len(texts) == FILTER_ROWS + 2
+
+
+@pytest.mark.parametrize("newer", ["a newer version", "a deletion", "nothing"])
+async def test_chunks_that_a_stopped_worker_uploads_late_are_taken_back(
+    lifecycle: Lifecycle, world: World, monkeypatch: pytest.MonkeyPatch, newer: str
+):
+    """A worker is stopped after the model has answered it; another does its step, and the job goes on."""
+    ticket = (await lifecycle.accept(a=TEXT)).ticket
+    await lifecycle.ingestion.planning.plan(ticket)
+    assert await lifecycle.ingestion.preparation.prepare(ticket, 0) == 1
+    embed = world.gateway.embed
+
+    async def embedded_late(*arguments, **more):
+        answer = await embed(*arguments, **more)
+        monkeypatch.setattr(world.gateway, "embed", embed)
+        await lifecycle.embedded(ticket, 1, 0)
+        assert await lifecycle.ingestion.settlement.commit(ticket, 0, {})
+        if newer == "a newer version":
+            await lifecycle.ingest(a=f"{TEXT} Newer.")
+        elif newer == "a deletion":
+            record = await world.documents.get("acme", world.name, "a.txt")
+            await world.documents.mark_deleted("acme", world.name, "a.txt", new_id(), version=record.version)
+            index = await world.indexes.of("embedding")
+            await index.delete_document("acme", world.name, "a.txt")
+        return answer
+
+    monkeypatch.setattr(world.gateway, "embed", embedded_late)
+    await lifecycle.ingestion.embedding.embed(ticket, 0, 0)
+    index = await world.indexes.of("embedding")
+    listed = await index.document_versions("acme", world.name)
+    expected = {"a newer version": [2], "a deletion": [], "nothing": [1]}[newer]
+    assert [each.version for each in listed] == expected
