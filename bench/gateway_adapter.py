@@ -1,4 +1,8 @@
-"""The gateway behind the four methods that a run of the router harness calls."""
+"""The gateway behind the four methods that a run of the router harness calls.
+
+Each call takes the way of a request of the product: under its tenant's limits and rates, into the ledger.
+Only what these keep every few seconds is kept nowhere.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +11,18 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from shared.inferencing import CallContext, DeploymentCredentials, Gateway, parse_catalogue
+from shared.inferencing.admission import Admission
+from shared.inferencing.budgets import JobBudgets
+from shared.inferencing.ledger import UsageLedger
+from shared.inferencing.rates import CallerRates
+from shared.limits import TenantLimits, parse_limits
 
 MODEL = "chat"
+# As the product's defaults, at rates that no run reaches.
+LIMITS = parse_limits(
+    "user_requests_per_minute=1000000000, user_tokens_per_minute=1000000000000, "
+    "tenant_requests_per_minute=1000000000, tenant_tokens_per_minute=1000000000000"
+)
 BODY = {"messages": [{"role": "user", "content": "ping"}]}
 
 
@@ -23,6 +37,16 @@ def catalogue_of(urls: list[str]) -> str:
     return f"[models.chat]\n{limits}" + "".join(deployments)
 
 
+class _NoStorage:
+    """Finds nothing and keeps nothing."""
+
+    async def get_rows(self, *_: Any) -> dict[str, Any]:
+        return {}
+
+    async def put_row(self, *_: Any) -> None:
+        pass
+
+
 class GatewayAlone:
     """The gateway called by the app itself."""
 
@@ -31,8 +55,13 @@ class GatewayAlone:
 
     async def start(self, urls: list[str], timeout: float) -> None:  # noqa: ASYNC109 (the harness names it so)
         self._timeout_seconds = timeout
+        storage: Any = _NoStorage()
+        limits = TenantLimits(storage, LIMITS)
         self._gateway = Gateway(
-            parse_catalogue(catalogue_of(urls), {}), credentials=DeploymentCredentials({})
+            parse_catalogue(catalogue_of(urls), {}),
+            credentials=DeploymentCredentials({}),
+            recorder=UsageLedger(storage).record,
+            admission=Admission(limits.of, CallerRates(time.monotonic), JobBudgets(storage)),
         )
 
     async def chat(self) -> str:
@@ -47,7 +76,7 @@ class GatewayAlone:
         await self._gateway.close()
 
     def _call(self) -> CallContext:
-        return CallContext(tenant="bench", deadline=time.monotonic() + self._timeout_seconds)
+        return CallContext(tenant="bench", user="bench", deadline=time.monotonic() + self._timeout_seconds)
 
 
 class SdkOverGateway(GatewayAlone):
@@ -62,7 +91,7 @@ class SdkOverGateway(GatewayAlone):
 
         from shared.inferencing.transport import GatewayTransport
 
-        transport = GatewayTransport(self._gateway, lambda _: CallContext(tenant="bench"))
+        transport = GatewayTransport(self._gateway, lambda _: CallContext(tenant="bench", user="bench"))
         self._client: Any = AsyncOpenAI(
             base_url="http://gateway/v1",
             api_key="none",

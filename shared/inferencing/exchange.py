@@ -17,6 +17,8 @@ from .events import EventDecoder
 from .faults import DeploymentFault, FaultKind, Rejected, classify_error_event, classify_status
 from .wire import Wire, WireResponse
 
+# `json.dumps` with arguments makes one of these each time.
+_ENCODER = json.JSONEncoder(allow_nan=False)
 # How long a finished stream may take to close its body, for the connection to be used again.
 DRAIN_SECONDS = 0.1
 
@@ -46,7 +48,7 @@ class Request:
             body.pop("stream", None)
             body.pop("stream_options", None)
         try:
-            return json.dumps(body, allow_nan=False).encode()
+            return _ENCODER.encode(body).encode()
         except (TypeError, ValueError):
             raise InvalidRequest("The body holds a value that JSON cannot express.") from None
 

@@ -42,6 +42,8 @@ class Line:
 
     def ahead_of(self, background: bool) -> int:
         """How many calls would be served before a new one."""
+        if not self._waiting:
+            return 0
         return sum(len(places) for wants, places in self._waiting.items() if wants.background <= background)
 
     async def wait(self, number: int, wants: Wants, look_at: float) -> bool:

@@ -72,6 +72,7 @@ class Member:
         self._latencies: defaultdict[Shape, Latency] = defaultdict(Latency)
         self._requests = _budget(deployment.requests_per_minute)
         self._tokens = _budget(deployment.tokens_per_minute)
+        self._budgets = [budget for budget in (self._requests, self._tokens) if budget is not None]
 
     @property
     def load(self) -> float:
@@ -106,8 +107,7 @@ class Member:
         return self._latencies[shape]
 
     def _rate_wait(self, now: float, background: bool) -> float:
-        budgets = [budget for budget in (self._requests, self._tokens) if budget is not None]
-        return max((budget.seconds_until_free(now, background) for budget in budgets), default=0.0)
+        return max((budget.seconds_until_free(now, background) for budget in self._budgets), default=0.0)
 
 
 def _budget(per_minute: float | None) -> RateBudget | None:
