@@ -19,6 +19,7 @@ from functions.services import services
 from shared import failpoints
 from shared.errors import Conflict, Hidden, InvalidParameter, NotFound, StorageUnavailable
 from shared.identity import Principal, Role
+from shared.inferencing.batches import Counts
 from shared.jobs import POLL_SECONDS, Job, Kind, State, Ticket, derived_id, new_id, status_document
 
 log = logging.getLogger("groundwork.jobs")
@@ -221,21 +222,22 @@ async def _status(job: Job, base_url: str) -> dict[str, Any]:
 
     sums, now = await services().jobs.progress(job.ticket), time.time()
     if job.kind is Kind.BATCH:
-        progress = batch_progress(job, *(await services().batches.counts(job, sums)), now)
+        progress = batch_progress(job, await services().batches.counts(job, sums), now)
     else:
         progress = progress_of(job, sums, now)
     status = status_document(job, progress, base_url)
     return {**status, "estimated_cost": sums.get("spent", 0) / UNITS_OF_MONEY}
 
 
-def batch_progress(job: Job, answered: int, failed: int, now: float) -> dict[str, Any]:
-    """How far a batch is, by lines."""
-    done, total = answered + failed, job.total
+def batch_progress(job: Job, counts: Counts, now: float) -> dict[str, Any]:
+    """How far a batch is, by lines; its rate is that of the present attempt."""
+    done, total = counts.answered + counts.failed, job.total
     progress: dict[str, Any] = {"done": done, "total": total, "unit": "lines", "stages": []}
     progress |= {"rate": None, "eta_seconds": None}
-    if job.started is None or not total or not done or job.state.final:
+    done_now = done - counts.before
+    if job.started is None or not total or not done_now or job.state.final:
         return progress
-    rate = done / max(now - job.started, 0.001)
+    rate = done_now / max(now - job.started, 0.001)
     return progress | {"rate": round(rate, 3), "eta_seconds": round((total - done) / rate, 1)}
 
 

@@ -83,6 +83,8 @@ def _operation(entry: RouteEntry, schema: Any) -> dict[str, Any]:
     if entry.keyed:
         operation["parameters"].append(_IDEMPOTENCY_KEY)
         operation["responses"]["422"] = {"description": "The Idempotency-Key came with another request"}
+    if {200, 202} <= set(entry.statuses):
+        operation["parameters"].append(_PREFER)
     operation["responses"]["default"] = _PROBLEM if entry.errors is problem else _OPENAI_ERROR
     if entry.role is None:
         operation["security"] = []
@@ -91,6 +93,16 @@ def _operation(entry: RouteEntry, schema: Any) -> dict[str, Any]:
     if schema is not None:
         operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}
     return operation
+
+
+# What answers now or later lets its caller choose.
+_PREFER = {
+    "name": "Prefer",
+    "in": "header",
+    "description": "`respond-async` for a job at once; with `wait=N`, the answer itself where it comes "
+    "within N seconds (RFC 7240).",
+    "schema": {"type": "string", "examples": ["respond-async", "respond-async, wait=10"]},
+}
 
 
 def _operation_id(entry: RouteEntry) -> str:

@@ -80,8 +80,10 @@ class BatchApi:
         }
         return await self._ask("POST", "files", form(), headers, seconds=UPLOAD_SECONDS)
 
-    async def create(self, file: str, endpoint: str, metadata: Mapping[str, str]) -> Document:
-        """Begin a batch over a file that was handed in."""
+    async def create(
+        self, file: str, endpoint: str, metadata: Mapping[str, str], *, seconds: float
+    ) -> Document:
+        """Begin a batch over a file that was handed in; the service has ``seconds`` to answer."""
         asked = {
             "input_file_id": file,
             "endpoint": self.endpoint(endpoint),
@@ -89,7 +91,7 @@ class BatchApi:
             "metadata": dict(metadata),
         }
         headers = {"Content-Type": "application/json"}
-        return await self._ask("POST", "batches", json.dumps(asked).encode(), headers)
+        return await self._ask("POST", "batches", json.dumps(asked).encode(), headers, seconds=seconds)
 
     async def batch(self, name: str) -> Document:
         return await self._ask("GET", f"batches/{quote(name, safe='')}")

@@ -47,6 +47,7 @@ class BatchService:
         self.reasons: list[dict[str, Any]] = []  # of one that has failed
         self.unanswered: set[str] = set()  # custom ids as the service has them
         self.refused: set[str] = set()
+        self.hides = False  # whether what was made is in no list yet
         self.hangs = ""  # "METHOD path" of requests that are worked on and never answered
 
     def start(self) -> BatchService:
@@ -146,7 +147,7 @@ class BatchService:
         return self.batches[name]
 
     def _list(self, query: dict[str, list[str]]) -> tuple[int, Any]:
-        newest = [*reversed(self.batches.values())]
+        newest = [] if self.hides else [*reversed(self.batches.values())]
         after = query.get("after", [""])[0]
         first = next((i + 1 for i, one in enumerate(newest) if one["id"] == after), 0)
         return 200, {"data": newest[first : first + 2], "has_more": len(newest) > first + 2}

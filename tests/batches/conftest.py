@@ -32,6 +32,19 @@ api = "openai"
 version = "1"
 data_zone = "local"
 
+[models.priced]
+kind = "chat"
+context_tokens = 4000
+max_output_tokens = 100
+[[models.priced.deployments]]
+name = "only"
+endpoint = "http://127.0.0.1:{port}/v1"
+deployment = "echo"
+api = "openai"
+version = "1"
+data_zone = "local"
+price_output_per_million = 20000
+
 [models.bulk]
 kind = "chat"
 context_tokens = 4000

@@ -54,6 +54,21 @@ def test_the_contract_is_valid_openapi(contract):
     assert list(OpenAPIV31SpecValidator(contract).iter_errors()) == []
 
 
+def test_what_can_answer_later_says_how_to_ask_for_it(contract):
+    told = {
+        path
+        for path, item in contract["paths"].items()
+        for operation in item.values()
+        if any(p["name"] == "Prefer" and p["in"] == "header" for p in operation["parameters"])
+    }
+    assert {path.rpartition("/")[2] for path in told} == {"chat", "completions", "responses"}
+    assert told == {
+        path
+        for path, item in contract["paths"].items()
+        if {"200", "202"} <= {*item.get("post", {}).get("responses", ())}
+    }
+
+
 def test_the_contract_lists_every_route_with_its_parameters(contract):
     for entry in ROUTES:
         if entry.path.startswith("/{ignored"):

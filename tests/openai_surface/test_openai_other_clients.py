@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,14 @@ def test_openais_client_for_node(scripted: Tenant):
     assert {"chat", "embedding", "rag:pumps"} <= set(seen["models"])
     assert seen["content"] is True
     assert seen["refused"] == ["NotFoundError", 404, "model_not_found"]
+    for batch in (seen["batch"], seen["batchOnAzure"]):
+        assert batch == {
+            "status": "completed",
+            "answers": {"model": WHOLE, "documents": STREAMED},
+            "errors": [["nobody", 404]],
+            "listed": True,
+            "files": True,
+        }
 
 
 def test_langchain(scripted: Tenant, python: Path):
@@ -104,3 +113,31 @@ def test_azure_openai_for_python(scripted: Tenant):
     answer = client.chat.completions.create(model="rag:pumps", messages=messages).choices[0].message
     assert answer.content == STREAMED
     assert getattr(answer, "citations", None)
+
+
+def test_batches_and_files_through_azure_openai_for_python(scripted: Tenant):
+    client = AzureOpenAI(
+        azure_endpoint=scripted.url, api_key=scripted.key, api_version="2025-04-01-preview", max_retries=0
+    )
+    body = {"messages": [{"role": "user", "content": "How heavy is it?"}]}
+    line = {"method": "POST", "url": "/chat/completions"}
+    lines = [{**line, "custom_id": name, "body": {**body, "model": name}} for name in ("chat", "rag:pumps")]
+    data = "\n".join(map(json.dumps, lines)).encode()
+    file = client.files.create(file=("in.jsonl", data), purpose="batch")
+    assert client.files.retrieve(file.id).bytes == len(data)
+    assert client.files.content(file.id).read() == data
+    azure: Any = client  # its endpoint has no version before it, which the SDK's types do not know
+    batch = azure.batches.create(
+        input_file_id=file.id, endpoint="/chat/completions", completion_window="24h", metadata={"a": "b"}
+    )
+    deadline = time.monotonic() + CLIENT_SECONDS
+    while batch.status != "completed" and time.monotonic() < deadline:
+        time.sleep(0.25)
+        batch = client.batches.retrieve(batch.id)
+    assert (batch.request_counts.completed, batch.request_counts.failed) == (2, 0)
+    answers = map(json.loads, client.files.content(batch.output_file_id).text.splitlines())
+    found = {a["custom_id"]: a["response"]["body"]["choices"][0]["message"]["content"] for a in answers}
+    assert found == {"chat": WHOLE, "rag:pumps": STREAMED}
+    assert batch.id in [each.id for each in client.batches.list()]
+    assert {file.id, batch.output_file_id} <= {each.id for each in client.files.list()}
+    assert client.files.delete(file.id).deleted

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from shared.errors import Conflict, InternalError, InvalidParameter, NotFound
 from shared.files import File, blob_name
@@ -71,6 +71,14 @@ class Asked:
     window: str
     metadata: Mapping[str, str]
     output_expiry_seconds: int
+
+
+class Counts(NamedTuple):
+    """Lines of a batch; ``before`` of those answered were so before the present attempt."""
+
+    answered: int
+    failed: int
+    before: int = 0
 
 
 class Batches:
@@ -152,7 +160,7 @@ class Batches:
         """End a job that cannot go on; what its ledgers hold is there for another attempt."""
         batch = await self.records.read(ticket.tenant, ticket.job)
         await self.offload.abandon(ticket, batch)
-        answered, failed = await self.counts(await self._jobs.get(ticket.tenant, ticket.job))
+        answered, failed, _ = await self.counts(await self._jobs.get(ticket.tenant, ticket.job))
         reason = {"item": "", **{name: error[name] for name in ("code", "message", "retryable")}}
         await self.end(ticket, batch, State.FAILED, {"answered": answered, "failed": failed}, [reason])
 
@@ -359,7 +367,7 @@ class Batches:
     async def document(self, batch: Batch, job: Job) -> dict[str, Any]:
         """The batch as OpenAI's API shows it."""
         status = batch.status(job)
-        answered, failed = await self.counts(job)
+        answered, failed, _ = await self.counts(job)
         moments = {
             "in_progress_at": batch.in_progress,
             "finalizing_at": batch.finalizing,
@@ -387,14 +395,15 @@ class Batches:
             "job_id": batch.job,
         }
 
-    async def counts(self, job: Job, sums: Mapping[str, int] | None = None) -> tuple[int, int]:
+    async def counts(self, job: Job, sums: Mapping[str, int] | None = None) -> Counts:
         """How many lines are answered and have failed so far; ``sums`` is the job's progress, if known."""
         if job.state.final:
             counts = job.counts or {}
-            return counts.get("answered", 0), counts.get("failed", 0)
+            return Counts(counts.get("answered", 0), counts.get("failed", 0))
         sums = await self._jobs.progress(job.ticket) if sums is None else sums
         plan = await self._jobs.fetch(job.ticket, "plan") if job.attempt > 1 else None
-        return (plan or {}).get("answered", 0) + sums.get("answered", 0), sums.get("failed", 0)
+        before = (plan or {}).get("answered", 0)
+        return Counts(before + sums.get("answered", 0), sums.get("failed", 0), before)
 
 
 _ENDS = ("completed", "failed", "expired", "cancelled")

@@ -1,7 +1,7 @@
 """Batches that a service runs in a batch of its own: handed in once, looked at now and then, fetched.
 
     prepare    the lines as the service is to get them, in a blob; those that are refused are noted
-    submit     the blob as the service's file, a batch over it; found again where that was done before
+    submit     the blob as the service's file, a batch over it; once, see `submission.py`
     poll       how far the service is; asks it to stop where the job has to
     collect    the service's answers into the ledgers, and why there is none for the other lines
 
@@ -30,6 +30,7 @@ from .ledger import Ledger, Outcome, ledger_of
 from .lines import answered_line, encode, failed_line, parse_line, request_id
 from .plans import MOST_ERRORS, Plan, file_error, numbered_lines, plan_of
 from .runs import CANCELLED, EXPIRED, Answerer, Stop, call_of
+from .submission import CREATE_SECONDS, Submission
 
 if TYPE_CHECKING:
     from shared.jobs import Jobs
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 # What a service is asked as it is here; a response is made of a chat here.
 KINDS = {"/v1/chat/completions": Kind.CHAT, "/v1/embeddings": Kind.EMBEDDING}
 METADATA = "groundwork"
+MEMBERS_OF_FILES = ("input_file_id", "output_file_id", "error_file_id")
 # Between two looks: a small batch ends within seconds, none is known later than this.
 FIRST_WAIT_SECONDS = 1.0
 WAIT_GROWTH = 1.5
@@ -172,25 +174,55 @@ class Offload:
         """Hand the lines in; the service's batch, or none where there is nothing to hand in."""
         plan, batch = await self._read(ticket)
         api = self._apis(self._deployment(plan)[1])
-        if (found := await self._submitted(api, ticket, batch)) is not None:
-            return {"batch": str(found["id"])}
+        submission = Submission(self._storage, ticket)
+        name = await submission.claim()
+        if not name:
+            try:
+                name = await self._submit(api, ticket, batch, submission)
+            except GroundworkError as error:
+                # A batch whose request was not answered may be there in a moment.
+                if not submission.is_asked or error.extra.get("upstream_status"):
+                    await submission.release()
+                raise
+        return {"batch": name}
+
+    async def _submit(self, api: BatchApi, ticket: Ticket, batch: Batch, submission: Submission) -> str:
+        found = await self._submitted(api, ticket, batch)
+        made = found or await self._create(api, ticket, batch, submission)
+        if made is None:
+            return ""
+        name = str(made["id"])
+        counts = await submission.decide(name)
+        if counts != name:
+            with suppress(GroundworkError):
+                await api.cancel(name)
+        if not counts:
+            raise ModelsUnavailable("Another run of this step hands the lines in.", retry_after=1)
+        return counts
+
+    async def _create(
+        self, api: BatchApi, ticket: Ticket, batch: Batch, submission: Submission
+    ) -> Document | None:
+        """A new batch at the service; None where there is nothing to hand in."""
         info = await self._storage.blob_info(JOBS, _input_blob(ticket))
         if info is None:
             raise NotFound("input of the batch", ticket.job)
         if not info.size or await self._batches.stop(ticket, batch):
-            return {"batch": ""}
+            return None
         file = await self._handed_in(api, ticket, info.size)
         if file.get("status") in UNREADY:
             raise ModelsUnavailable("The service still reads the input.", retry_after=READ_AGAIN_SECONDS)
         try:
             if file.get("status") in UNREADABLE:
                 raise InvalidRequest("The service could not read the input of the batch.")
-            created = await api.create(str(file["id"]), batch.endpoint, {METADATA: ticket.instance})
+            await submission.renew()
+            return await api.create(
+                str(file["id"]), batch.endpoint, {METADATA: ticket.instance}, seconds=CREATE_SECONDS
+            )
         except InvalidRequest:
             with suppress(GroundworkError):
                 await api.delete(str(file["id"]))
             raise
-        return {"batch": str(created["id"])}
 
     async def _submitted(self, api: BatchApi, ticket: Ticket, batch: Batch) -> Document | None:
         async for found in api.batches(since=batch.created - CLOCK_SKEW_SECONDS):
@@ -199,12 +231,11 @@ class Offload:
         return None
 
     async def _handed_in(self, api: BatchApi, ticket: Ticket, size: int) -> Document:
-        name = f"groundwork-{ticket.instance}.jsonl"
         async for found in api.files():
-            if found.get("filename") == name and found.get("bytes") in (size, None):
+            if found.get("filename") == _input_name(ticket) and found.get("bytes") in (size, None):
                 return found
         parts = self._storage.read_blob(JOBS, _input_blob(ticket), 0, size)
-        return await api.upload(Upload(name, size, parts))
+        return await api.upload(Upload(_input_name(ticket), size, parts))
 
     # --- poll ---
 
@@ -323,11 +354,15 @@ class Offload:
                     await api.cancel(str(found["id"]))
 
     async def _clean(self, api: BatchApi, ticket: Ticket, remote: Document) -> None:
-        """Remove what was handed in and what came of it: both hold the tenant's text."""
-        for member in ("input_file_id", "output_file_id", "error_file_id"):
-            if file := remote.get(member):
-                with suppress(GroundworkError):
-                    await api.delete(str(file))
+        """Remove what was handed in, how often so ever, and what came of it: it is the tenant's text."""
+        files = {str(remote.get(member) or "") for member in MEMBERS_OF_FILES}
+        with suppress(GroundworkError):
+            async for found in api.files():
+                if found.get("filename") == _input_name(ticket):
+                    files.add(str(found.get("id")))
+        for file in files - {""}:
+            with suppress(GroundworkError):
+                await api.delete(file)
         await self._storage.delete_blob(JOBS, _input_blob(ticket))
 
     async def _read(self, ticket: Ticket) -> tuple[Plan, Batch]:
@@ -375,6 +410,11 @@ class _Recorded:
 def _counts(remote: Document) -> tuple[int, int]:
     counts = remote.get("request_counts") or {}
     return int(counts.get("completed") or 0), int(counts.get("failed") or 0)
+
+
+def _input_name(ticket: Ticket) -> str:
+    """The name of the service's file."""
+    return f"groundwork-{ticket.instance}.jsonl"
 
 
 def _input_blob(ticket: Ticket) -> str:

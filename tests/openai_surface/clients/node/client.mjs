@@ -27,6 +27,29 @@ const events = [];
 for await (const event of await client.responses.create({ model: "chat", input: "Hello?", stream: true })) {
   events.push(event.type);
 }
+
+// A batch of three lines, the last of which asks a model that does not exist, from its file to its answers.
+async function batchOf(through, version) {
+  const line = (id, model) => ({ custom_id: id, method: "POST", url: `${version}/chat/completions`, body: { model, messages } });
+  const lines = [line("model", "chat"), line("documents", "rag:pumps"), line("nobody", "nobody")].map((each) => JSON.stringify(each));
+  const input = await through.files.create({ file: await toFile(Buffer.from(lines.join("\n")), "in.jsonl"), purpose: "batch" });
+  let batch = await through.batches.create({ input_file_id: input.id, endpoint: `${version}/chat/completions`, completion_window: "24h" });
+  while (!["completed", "failed", "cancelled", "expired"].includes(batch.status)) {
+    await new Promise((resolve) => setTimeout(resolve, 250));
+    batch = await through.batches.retrieve(batch.id);
+  }
+  const read = async (id) => (await (await through.files.content(id)).text()).trim().split("\n").map((each) => JSON.parse(each));
+  const answers = Object.fromEntries((await read(batch.output_file_id)).map((each) => [each.custom_id, each.response.body.choices[0].message.content]));
+  const errors = (await read(batch.error_file_id)).map((each) => [each.custom_id, each.response.status_code]);
+  const listed = [];
+  for await (const each of through.batches.list()) listed.push(each.id);
+  const names = [];
+  for await (const each of through.files.list()) names.push(each.id);
+  const files = [input.id, batch.output_file_id, batch.error_file_id];
+  for (const id of files) await through.files.delete(id);
+  return { status: batch.status, answers, errors, listed: listed.includes(batch.id), files: files.every((id) => names.includes(id)) };
+}
+
 const models = [];
 for await (const model of client.models.list()) models.push(model.id);
 const line = JSON.stringify({ custom_id: "a", method: "POST", url: "/v1/chat/completions", body: { model: "chat", messages } });
@@ -51,5 +74,7 @@ console.log(
     content: content === line,
     refused: [refused.constructor.name, refused.status, refused.code],
     azure: onAzure.choices[0].message.content,
+    batch: await batchOf(client, "/v1"),
+    batchOnAzure: await batchOf(azure, ""),
   }),
 );
