@@ -35,6 +35,7 @@ BENCHMARKS = (
     "queue",
     "retrieve",
     "screening",
+    "wordings",
 )
 LOCK = ["--universal", "--python-version", "3.11", "--generate-hashes", "--no-emit-index-url"]
 

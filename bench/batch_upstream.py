@@ -2,8 +2,7 @@
 
     python -m bench.batch_upstream PORT
 
-It answers a chat with the text of its last message. ``POST /control`` with a JSON object sets what it does
-and its counters to zero; ``GET /control`` reads the counters.
+It answers a chat with the text of its last message; `Connection` says how it is controlled.
 """
 
 from __future__ import annotations
@@ -15,9 +14,8 @@ import sys
 import time
 from typing import Any
 
-import httptools
+from bench.upstream import Connection, completion, response
 
-HEAD = b"HTTP/1.1 %d -\r\ncontent-type: application/json\r\n%bcontent-length: %d\r\n\r\n"
 DEFAULTS = {
     "throttled": 0.0,  # share of requests that are refused at random with 429
     "failed": 0.0,  # share that fail at random with 500
@@ -71,83 +69,47 @@ class Service:
         return self.counts | {"distinct": len(self.answered), "open": self.open, "most_open": self.most_open}
 
 
-class Connection(asyncio.Protocol):
+class Asked(Connection):
     def __init__(self, service: Service) -> None:
-        self.service = service
-        self.work: asyncio.Task[None] | None = None
+        super().__init__()
+        self._service = service
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
-        self.parser = httptools.HttpRequestParser(self)
+    def control(self, wanted: dict[str, Any] | None) -> dict[str, Any]:
+        if wanted is not None:
+            self._service.set(wanted)
+        return self._service.document()
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        if self.work is not None:
-            self.work.cancel()
-
-    def data_received(self, data: bytes) -> None:
-        try:
-            self.parser.feed_data(data)
-        except httptools.HttpParserError:
-            self.transport.close()
-
-    def on_message_begin(self) -> None:
-        self.url = self.body = b""
-
-    def on_url(self, url: bytes) -> None:
-        self.url += url
-
-    def on_body(self, body: bytes) -> None:
-        self.body += body
-
-    def on_message_complete(self) -> None:
-        if self.url == b"/control":
-            if self.parser.get_method() == b"POST":
-                self.service.set(json.loads(self.body))
-            self._send(200, json.dumps(self.service.document()).encode())
-        elif self.parser.get_method() == b"GET":
-            self._send(200, b'{"object":"list","data":[]}')
-        else:
-            self.work = asyncio.ensure_future(self._answer(self.body))
-
-    async def _answer(self, body: bytes) -> None:
-        service = self.service
+    async def answer(self, body: bytes) -> None:
+        service = self._service
         service.open += 1
         service.most_open = max(service.most_open, service.open)
         try:
             if service.does["latency_ms"]:
                 await asyncio.sleep(service.does["latency_ms"] / 1000)
-            ends = service.judge()
-            service.counts[ends] += 1
-            text = str(json.loads(body)["messages"][-1]["content"])
-            if text == "fail" and not service.does["heals"]:
-                self._send(400, b'{"error":{"message":"refused","code":"refused"}}')
-            elif ends == "answered":
-                service.answered.add(text)
-                self._send(200, completion(text))
-            elif ends == "failed":
-                self._send(500, b'{"error":{"message":"injected","code":"500"}}')
-            else:
-                wait = service.does["retry_after_ms"]
-                headers = b"retry-after-ms: %d\r\nretry-after: %d\r\n" % (wait, -(-wait // 1000))
-                self._send(429, b'{"error":{"message":"slower","code":"429"}}', headers)
+            self.transport.write(self._judged(str(json.loads(body)["messages"][-1]["content"])))
         finally:
             service.open -= 1
 
-    def _send(self, status: int, body: bytes, headers: bytes = b"") -> None:
-        self.transport.write(HEAD % (status, headers, len(body)) + body)
-
-
-def completion(text: str) -> bytes:
-    choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
-    usage = {"prompt_tokens": 9, "completion_tokens": 3, "total_tokens": 12}
-    return json.dumps({"id": "c", "object": "chat.completion", "choices": [choice], "usage": usage}).encode()
+    def _judged(self, text: str) -> bytes:
+        service = self._service
+        ends = service.judge()
+        service.counts[ends] += 1
+        if text == "fail" and not service.does["heals"]:
+            return response(400, b'{"error":{"message":"refused","code":"refused"}}')
+        if ends == "answered":
+            service.answered.add(text)
+            return response(200, completion(text))
+        if ends == "failed":
+            return response(500, b'{"error":{"message":"injected","code":"500"}}')
+        wait = service.does["retry_after_ms"]
+        headers = b"retry-after-ms: %d\r\nretry-after: %d\r\n" % (wait, -(-wait // 1000))
+        return response(429, b'{"error":{"message":"slower","code":"429"}}', headers)
 
 
 async def serve(port: int) -> None:
     service = Service()
     loop = asyncio.get_running_loop()
-    await loop.create_server(lambda: Connection(service), "127.0.0.1", port, backlog=1024)
+    await loop.create_server(lambda: Asked(service), "127.0.0.1", port, backlog=1024)
     print("serving", flush=True)
     await asyncio.Event().wait()
 

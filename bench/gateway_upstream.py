@@ -2,8 +2,7 @@
 
     python -m bench.gateway_upstream PORT…
 
-``POST /control`` with a JSON object sets the fault of a port and its counters to zero; ``GET /control``
-reads the counters.
+`Connection` says how the fault of a port is set, and its counters read.
 """
 
 from __future__ import annotations
@@ -15,18 +14,11 @@ import sys
 import time
 from typing import Any
 
-import httptools
+from bench.upstream import Connection, completion, response
 
 STREAM_TOKENS = 20
 GAP_SECONDS = 0.005
 HANG_SECONDS = 30.0
-
-
-def message(port: int) -> bytes:
-    answer = {"role": "assistant", "content": f"pong from {port}"}
-    choices = [{"index": 0, "message": answer, "finish_reason": "stop"}]
-    usage = {"prompt_tokens": 9, "completion_tokens": 3, "total_tokens": 12}
-    return json.dumps({"id": "c", "object": "chat.completion", "choices": choices, "usage": usage}).encode()
 
 
 def event(text: str | None) -> bytes:
@@ -40,17 +32,12 @@ def chunk(data: bytes) -> bytes:
     return b"%x\r\n%s\r\n" % (len(data), data)
 
 
-def response(status: int, body: bytes, headers: bytes = b"") -> bytes:
-    head = b"HTTP/1.1 %d -\r\ncontent-type: application/json\r\n%scontent-length: %d\r\n\r\n"
-    return head % (status, headers, len(body)) + body
-
-
 class Service:
     """One port: its fault and its counters."""
 
     def __init__(self, port: int) -> None:
         self.port = port
-        self.message = message(port)
+        self.message = completion(f"pong from {port}")
         self.set({})
 
     def set(self, fault: dict[str, Any]) -> None:
@@ -73,60 +60,31 @@ class Service:
         return "ok" if over or random.random() >= self.fault["share"] else self.fault["mode"]
 
 
-class Connection(asyncio.Protocol):
+class Asked(Connection):
     def __init__(self, service: Service) -> None:
-        self.service = service
-        self.work: asyncio.Task[None] | None = None
+        super().__init__()
+        self._service = service
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
-        self.parser = httptools.HttpRequestParser(self)
+    def control(self, wanted: dict[str, Any] | None) -> dict[str, Any]:
+        if wanted is not None:
+            self._service.set(wanted)
+        return {"hits": self._service.hits, "open": self._service.open}
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        if self.work is not None:
-            self.work.cancel()
+    def answer_at_once(self, body: bytes) -> bytes | None:
+        # Drawn once for each request, and here since no request is missed.
+        self._mode = self._service.mode()
+        self._streams = b'"stream": true' in body or b'"stream":true' in body
+        return response(200, self._service.message) if self._mode == "ok" and not self._streams else None
 
-    def data_received(self, data: bytes) -> None:
+    async def answer(self, body: bytes) -> None:
+        self._service.open += 1
         try:
-            self.parser.feed_data(data)
-        except httptools.HttpParserError:
-            self.transport.close()
-
-    def on_message_begin(self) -> None:
-        self.url = self.body = b""
-
-    def on_url(self, url: bytes) -> None:
-        self.url += url
-
-    def on_body(self, body: bytes) -> None:
-        self.body += body
-
-    def on_message_complete(self) -> None:
-        if self.url == b"/control":
-            self._control()
-            return
-        mode, stream = self.service.mode(), b'"stream": true' in self.body or b'"stream":true' in self.body
-        if mode == "ok" and not stream:
-            self.transport.write(response(200, self.service.message))
-        else:
-            self.work = asyncio.ensure_future(self._work(mode, stream))
-
-    def _control(self) -> None:
-        if self.parser.get_method() == b"POST":
-            self.service.set(json.loads(self.body))
-        counters = {"hits": self.service.hits, "open": self.service.open}
-        self.transport.write(response(200, json.dumps(counters).encode()))
-
-    async def _work(self, mode: str, stream: bool) -> None:
-        self.service.open += 1
-        try:
-            await self._answer(mode, stream)
+            await self._answer(self._mode, self._streams)
         finally:
-            self.service.open -= 1
+            self._service.open -= 1
 
     async def _answer(self, mode: str, stream: bool) -> None:
-        write, fault = self.transport.write, self.service.fault
+        write, fault = self.transport.write, self._service.fault
         if mode.isdigit():
             seconds = fault["retry_after"]
             headers = b"" if seconds is None else b"retry-after: %d\r\n" % seconds
@@ -136,14 +94,14 @@ class Connection(asyncio.Protocol):
         elif mode == "garbage":
             write(response(200, b"<html>"))
         elif mode == "truncate" and not stream:
-            write(response(200, self.service.message)[:-40])
+            write(response(200, self._service.message)[:-40])
             self.transport.close()
         else:
             await asyncio.sleep(HANG_SECONDS if mode == "hang" else 0)
             if stream:
                 await self._stream(mode, fault["after"])
             else:
-                write(response(200, self.service.message))
+                write(response(200, self._service.message))
 
     async def _stream(self, mode: str, after: int) -> None:
         write = self.transport.write
@@ -157,7 +115,7 @@ class Connection(asyncio.Protocol):
             if number == after and mode == "error_event":
                 error = b'data: {"error": {"message": "injected", "code": "server_error"}}\n\n'
                 return write(chunk(error) + b"0\r\n\r\n")
-            write(event(f"t{number}@{self.service.port} "))
+            write(event(f"t{number}@{self._service.port} "))
             await asyncio.sleep(GAP_SECONDS)
         return write(event(None) + chunk(b"data: [DONE]\n\n") + b"0\r\n\r\n")
 
@@ -166,7 +124,7 @@ async def serve(ports: list[int]) -> None:
     loop = asyncio.get_running_loop()
     for port in ports:
         service = Service(port)
-        await loop.create_server(lambda service=service: Connection(service), "127.0.0.1", port, backlog=1024)
+        await loop.create_server(lambda service=service: Asked(service), "127.0.0.1", port, backlog=1024)
     print("serving", flush=True)
     await asyncio.Event().wait()
 

@@ -12,9 +12,12 @@ from running_stack import RunningStack
 from test_batches_restart import answered, wait_for
 
 from shared.config import StorageSettings
+from shared.inferencing.batches.plans import SHARD_LINES
 from shared.inferencing.batches.records import TABLE
 from shared.storage import open_storage
 
+# Five shards: the last of them is begun when one of the other four is done, and reads the window then.
+LINES = 5 * SHARD_LINES
 # Of the model `priced`: nothing for the prompt, 0.02 for each of the most tokens of an answer.
 MOST_TOKENS, PRICE_OF_A_TOKEN = 5, 0.02
 # The service reports three tokens for each answer.
@@ -38,21 +41,21 @@ async def test_the_end_of_its_window_ends_a_batch_and_a_retry_begins_a_new_one(
 ):
     service.does(latency_ms=100)
     tenant = own.call("GET", "/api/me", key=client.api_key)[1]["tenant"]
-    batch = start(client, requests(800))
+    batch = start(client, requests(LINES))
     wait_for(lambda: answered(service) >= 50)
     async with open_storage(StorageSettings(connection_string=own.storage)) as storage:
         row = {"PartitionKey": tenant, "RowKey": f"batch:{batch.id[6:]}", "expires": time.time()}
         await storage.merge_row(TABLE, row)
     batch = ended(client, batch.id)
     assert batch.status == "expired"
-    done, given_up = check_complete(client, batch, 800)
+    done, given_up = check_complete(client, batch, LINES)
     assert done >= 50
     assert given_up > 0
     assert {line["error"]["code"] for line in lines_of(client, batch.error_file_id)} == {"batch_expired"}
     service.does()
     retry(own, client, batch)
     batch = ended(client, batch.id)
-    assert check_complete(client, batch, 800) == (800, 0)
+    assert check_complete(client, batch, LINES) == (LINES, 0)
     assert batch.expires_at > time.time() + 23 * 3600
     assert service.counts()["answered"] == given_up
 
