@@ -11,11 +11,6 @@ from collections import defaultdict
 # Chiu and Jain 1989); a burst of refusals belongs to one overload.
 SHRINK_FACTOR = 0.75
 SHRINK_PAUSE_SECONDS = 1.0
-# Refused now and then, a deployment is not overloaded: sending the few again costs less than the room that
-# would be given up for each. The share is smoothed over about the last sixteen outcomes; one of 5% comes to
-# a quarter at five of its deviations.
-OVERLOADED_SHARE = 0.25
-SHARE_GAIN = 1 / 16
 
 
 class InFlightLimit:
@@ -25,7 +20,6 @@ class InFlightLimit:
         self._most = most
         self._limit = float(most)
         self._shrunk_at = float("-inf")
-        self._refused_share = 0.0
 
     @property
     def value(self) -> int:
@@ -33,18 +27,11 @@ class InFlightLimit:
 
     def answered(self, in_flight: int) -> None:
         """An answer came while ``in_flight`` calls were out: grow by one per full round of answers."""
-        self._refused_share -= self._refused_share * SHARE_GAIN
         if self._limit < self._most and 2 * in_flight >= self._limit:
             self._limit = min(self._most, self._limit + 1 / self._limit)
 
-    def refused(self, now: float, in_flight: int) -> None:
-        """A call was refused while ``in_flight`` calls were out."""
-        self._refused_share += (1 - self._refused_share) * SHARE_GAIN
-        if self._refused_share >= OVERLOADED_SHARE:
-            self.overloaded(now, in_flight)
-
     def overloaded(self, now: float, in_flight: int) -> None:
-        """With ``in_flight`` calls out there are too many of them: one hangs, or many are refused."""
+        """A call hangs, or was refused without a time to come back, while ``in_flight`` calls were out."""
         if now - self._shrunk_at >= SHRINK_PAUSE_SECONDS:
             self._limit = max(1.0, min(self._limit, in_flight) * SHRINK_FACTOR)
             self._shrunk_at = now

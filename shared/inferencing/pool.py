@@ -176,11 +176,11 @@ class Lease:
         if not self._release():
             return
         member = self._member
-        if not self._ticket.probe:  # a probe goes alone, whatever the limit
-            if fault.kind is FaultKind.THROTTLED:
-                member.limit.refused(now, member.in_flight + 1)
-            elif fault.kind is FaultKind.HUNG:
-                member.limit.overloaded(now, member.in_flight + 1)
+        # Who names a time limits a rate, not what is in flight: with answers that take long, few calls in
+        # flight would be far below that rate. A probe goes alone, whatever the limit.
+        unpaced = fault.kind is FaultKind.THROTTLED and fault.retry_after is None
+        if (unpaced or fault.kind is FaultKind.HUNG) and not self._ticket.probe:
+            member.limit.overloaded(now, member.in_flight + 1)
         member.breaker.failed(self._ticket, now, fault.kind, fault.retry_after)
         name = self.deployment.name
         fields: dict[str, object] = {"deployment": name, "fault": fault.kind.value, "reason": fault.reason}

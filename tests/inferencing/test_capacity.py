@@ -25,14 +25,6 @@ def test_a_limit_grows_by_one_per_round_of_answers_and_only_when_used() -> None:
     assert limit.value == 31
 
 
-@pytest.mark.parametrize(("every", "kept"), [(20, True), (2, False)])
-def test_refusals_now_and_then_cost_no_room_and_many_do(every: int, kept: bool) -> None:
-    limit = InFlightLimit(100)
-    for call in range(200):
-        limit.refused(call / 10, 40) if call % every == 0 else limit.answered(40)
-    assert (limit.value == 100) is kept
-
-
 @given(st.lists(st.tuples(st.booleans(), st.integers(1, 50), st.floats(0, 2))))
 def test_a_limit_stays_between_one_and_the_most(steps: list[tuple[bool, int, float]]) -> None:
     limit, now = InFlightLimit(50), 0.0
