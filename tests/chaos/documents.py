@@ -101,7 +101,7 @@ class Line:
         if not hits:
             undisturbed = self.deletions == before.deletions and not before.deleting
             if before.floor > before.gone and undisturbed:
-                return [f"{self.name}: nothing is visible, and serial {before.floor} was"]
+                return [f"lost: nothing of {self.name} is visible, and serial {before.floor} was"]
             return []
         if len({hit["version"] for hit in hits}) > 1:
             versions = sorted((hit["version"], hit["start"]) for hit in hits)

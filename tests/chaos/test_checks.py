@@ -53,7 +53,7 @@ def test_a_part_of_a_version_is_not_a_version(line: Line, change: Any):
 
 
 def test_neither_version_is_a_loss_unless_the_document_is_being_deleted(line: Line):
-    assert line.faults(line.snapshot(), []) == ["a.txt: nothing is visible, and serial 1 was"]
+    assert line.faults(line.snapshot(), []) == ["lost: nothing of a.txt is visible, and serial 1 was"]
     before = line.snapshot()
     line.deletion_begins()
     assert line.faults(before, []) == line.faults(line.snapshot(), []) == []
