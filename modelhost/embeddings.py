@@ -116,7 +116,7 @@ class Embedder:
         feed = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
         states = np.asarray(self._session.run(["last_hidden_state"], feed)[0])
         means = np.stack([states[row, : len(tokens)].mean(axis=0) for row, tokens in enumerate(rows)])
-        return means / np.linalg.norm(means, axis=1, keepdims=True)
+        return (means / np.linalg.norm(means, axis=1, keepdims=True)).astype(np.float32, copy=False)
 
 
 def load_tokenizer(path: Path) -> Tokenizer:
