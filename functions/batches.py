@@ -29,6 +29,10 @@ from shared.jobs import Job, Ticket
 
 blueprint = df.Blueprint()
 
+# A look with its wait, or a run of lines, leaves less than a kilobyte of history; then a new one begins.
+LOOKS_PER_HISTORY = 200
+RUNS_PER_HISTORY = 200
+
 # As OpenAI's list of batches.
 PAGE_BATCHES, MOST_PAGE_BATCHES = 20, 100
 # As OpenAI's metadata: 16 pairs.
@@ -128,14 +132,17 @@ async def _batch(call: Call) -> tuple[Batch, Job]:
 @blueprint.orchestration_trigger(context_name="context")
 def run_batch(context: Context) -> Generator[Any, Any, Any]:
     """A batch: plan its shards, work through them in lanes, put the outputs together."""
-    ticket = given(context)
+    state = given(context)
+    ticket = {name: state[name] for name in ("tenant", "job", "attempt")}
     try:
-        plan = yield from call(context, "plan_batch", ticket)
-        if plan["refused"]:
-            return
+        plan = {"offloaded": True}
+        if "handed_in" not in state:
+            plan = yield from call(context, "plan_batch", ticket)
+            if plan["refused"]:
+                return
         if plan.get("offloaded"):  # plans of before have no such member
-            refused = yield from _run_elsewhere(context, ticket)
-            if refused:
+            fetched = yield from _run_elsewhere(context, ticket, state)
+            if not fetched:
                 return
         else:
             yield from _run_in_lanes(context, ticket, plan)
@@ -154,30 +161,43 @@ def _run_in_lanes(context: Context, ticket: Payload, plan: Payload) -> Generator
         raise StepFailed(error)
 
 
-def _run_elsewhere(context: Context, ticket: Payload) -> Generator[Any, Any, bool]:
-    """Hand the lines to the service's own batch, wait for its end, fetch; whether it was refused."""
-    yield from call(context, "prepare_offload", ticket)
-    submitted = yield from call(context, "submit_offload", ticket)
-    handed_in = {"ticket": ticket, "batch": submitted["batch"]}
-    looks, ended = 0, not submitted["batch"]
+def _run_elsewhere(context: Context, ticket: Payload, state: Payload) -> Generator[Any, Any, bool]:
+    """Hand the lines to the service's own batch, wait for its end, fetch; whether the outputs are there.
+
+    They are not where the batch was refused, and where the waiting goes on in a new history.
+    """
+    handed_in, looks = state.get("handed_in"), state.get("looks", 0)
+    if handed_in is None:
+        yield from call(context, "prepare_offload", ticket)
+        submitted = yield from call(context, "submit_offload", ticket)
+        handed_in = {"ticket": ticket, "batch": submitted["batch"]}
+    last, ended = looks + LOOKS_PER_HISTORY, not handed_in["batch"]
     while not ended:
+        if looks == last:
+            context.continue_as_new({**ticket, "handed_in": handed_in, "looks": looks})
+            return False
         look = yield from call(context, "poll_offload", {**handed_in, "looks": looks})
         looks, ended = looks + 1, look["ended"]
         if not ended:
             wait = timedelta(seconds=look["wait_seconds"])
             yield context.create_timer(context.current_utc_datetime + wait)
     collected = yield from call(context, "collect_offload", handed_in)
-    return collected["refused"]
+    return not collected["refused"]
 
 
 @blueprint.orchestration_trigger(context_name="context")
 def batch_lane(context: Context) -> Generator[Any, Any, Any]:
     """Some shards of a batch, one after the other; the value is the error that ended it, if one did."""
     lane = given(context)
+    runs = 0
     try:
-        for shard in lane["shards"]:
+        for place, shard in enumerate(lane["shards"]):
             left = 1
             while left:
+                if runs == RUNS_PER_HISTORY:
+                    context.continue_as_new({**lane, "shards": lane["shards"][place:]})
+                    return None
+                runs += 1
                 run = yield from call(context, "run_lines", {"ticket": lane["ticket"], "shard": shard})
                 left = run["left"]
                 if left and run["wait_seconds"]:

@@ -23,6 +23,7 @@ from functions.services import services
 from shared.errors import GroundworkError, InternalError, MalformedJson, NotFound, Poisoned
 from shared.identity import OPERATORS_TENANT, check_name
 from shared.jobs import Job, Kind, State, Ticket, derived_id
+from shared.knowledge.arrivals import refusal_job
 from shared.knowledge.documents import check_id
 from shared.storage import BLOB_POISON_QUEUE, INBOX, INGESTION_POISON_QUEUE, INGESTION_QUEUE
 
@@ -186,7 +187,7 @@ async def _refuse_blob(path: str, error: GroundworkError) -> None:
     except GroundworkError:
         tenant = OPERATORS_TENANT
     blob = await services().storage.blob_info(INBOX, path)
-    refused = derived_id("refused", "blob", path, blob.etag if blob else "")
+    refused = refusal_job(path, blob.etag if blob else "")
     await _record_refusal(tenant, collection, document or rest or path, refused, error, {"blob": path})
 
 

@@ -28,6 +28,9 @@ blueprint = df.Blueprint()
 
 # A shard is prepared anew where its collection has got another layout meanwhile: as often as that happens.
 PREPARATIONS = 3
+# What one execution leaves of history: about a kilobyte a shard, half of one a batch. Then a new one begins.
+SHARDS_PER_HISTORY = 200
+BATCHES_PER_HISTORY = 200
 LAYOUTS_KEEP_COMING = {
     "code": Conflict.code,
     "message": "The collection is being reindexed again and again.",
@@ -159,18 +162,26 @@ async def _accept(call: Call, collection: str, incoming: list[Incoming], title: 
 
 @blueprint.orchestration_trigger(context_name="context")
 def ingest(context: Context) -> Generator[Any, Any, Any]:
-    """An ingestion: plan the shards, work through them in waves, sum up."""
-    ticket = given(context)
+    """An ingestion: plan the shards, work through them in waves, sum up.
+
+    After many shards a new history begins, with what was planned in its input.
+    """
+    state = {"first": 0, **given(context)}
+    ticket = {name: state[name] for name in ("tenant", "job", "attempt")}
     try:
-        plan = yield from call(context, "plan_ingestion", ticket)
-        shards = [{"ticket": ticket, "shard": number} for number in range(plan["shards"])]
-        for first in range(0, len(shards), plan["in_flight"]):
-            wave = shards[first : first + plan["in_flight"]]
+        plan = state.get("plan") or (yield from call(context, "plan_ingestion", ticket))
+        last = min(plan["shards"], state["first"] + SHARDS_PER_HISTORY)
+        for first in range(state["first"], last, plan["in_flight"]):
+            numbers = range(first, min(first + plan["in_flight"], last))
+            wave = [{"ticket": ticket, "shard": number} for number in numbers]
             ends = yield context.task_all(
                 [context.call_sub_orchestrator("ingest_shard", shard) for shard in wave]
             )
             for error in filter(None, ends):
                 raise StepFailed(error)
+        if last < plan["shards"]:
+            context.continue_as_new({**ticket, "first": last, "plan": plan})
+            return None
         return (yield from call(context, "finish_ingestion", ticket))
     except StepFailed as failed:
         yield from call(context, "fail_job", {"ticket": ticket, "error": failed.error})
@@ -182,21 +193,34 @@ def ingest_shard(context: Context) -> Generator[Any, Any, Any]:
     """One shard: read its documents, embed them batch by batch, make them visible.
 
     What became of each document is in its outcome; the value is the error where that could not be noted.
+    After many batches a new history begins, with the batches that are done in its input.
     """
-    shard = given(context)
-    for _ in range(PREPARATIONS):
-        failed: dict[str, Any] = {}
-        try:
-            batches = yield from call(context, "prepare_shard", shard)
-        except StepFailed as error:
-            batches, failed["-1"] = 0, error.error
-        for batch in range(batches):
+    state = given(context)
+    shard = {name: state[name] for name in ("ticket", "shard")}
+    going_on = state if "batches" in state else None
+    for preparation in range(state.get("preparation", 0), PREPARATIONS):
+        if going_on is not None:
+            batches, first, failed = going_on["batches"], going_on["first"], going_on["failed"]
+            going_on = None
+        else:
+            first, failed = 0, {}
+            try:
+                batches = yield from call(context, "prepare_shard", shard)
+            except StepFailed as error:
+                batches, failed["-1"] = 0, error.error
+        last = min(batches, first + BATCHES_PER_HISTORY)
+        for batch in range(first, last):
             try:
                 yield from call(context, "embed_batch", {**shard, "batch": batch})
             except StepFailed as error:
                 failed[str(batch)] = error.error
                 if error.error["code"] == "cancelled":
+                    last = batches
                     break
+        if last < batches:
+            done = {"preparation": preparation, "batches": batches, "first": last, "failed": failed}
+            context.continue_as_new({**shard, **done})
+            return None
         try:
             settled = yield from call(context, "commit_shard", {**shard, "failed": failed})
         except StepFailed as error:

@@ -40,6 +40,9 @@ EVENT_SILENCE_SECONDS = 15.0
 START_GRACE_SECONDS = 30.0
 # A running job whose row has been still for this long is checked against its orchestration.
 STILL_SECONDS = 60.0
+# Without an orchestration for this long, and nobody who will start one, a job is lost.
+LOST_SECONDS = 600.0
+_ENDED = ("Failed", "Terminated", "Canceled", "Completed")
 RESULT_PAGE_SHARDS = 4
 
 
@@ -275,17 +278,15 @@ def progress_of(job: Job, sums: dict[str, int], now: float) -> dict[str, Any]:
 
 
 async def checked_against_orchestration(client: Client | None, job: Job) -> Job:
-    """A job whose orchestration ended without a word (terminated, broken) is a failed job."""
+    """A job whose orchestration ended without a word (terminated, broken, purged) is a failed job."""
     if job.state.final or client is None or time.time() - job.updated < STILL_SECONDS:
         return job
     status = await client.get_status(job.ticket.instance)
-    runtime_status = getattr(status, "runtime_status", None)
-    if runtime_status is None or runtime_status.value not in (
-        "Failed",
-        "Terminated",
-        "Canceled",
-        "Completed",
-    ):
+    if status is None or not status.instance_id:
+        # Purged with its history, or never started; a job that waits for its start is announced.
+        if time.time() - job.updated < LOST_SECONDS or await services().jobs.is_announced(job.id):
+            return job
+    elif getattr(status.runtime_status, "value", None) not in _ENDED:
         return job
     log.warning("orchestration_ended_without_its_job", extra={"job": job.id})
     reason = {

@@ -116,13 +116,19 @@ async def tend_layouts(timer: func.TimerRequest) -> None:
         log.info("layouts_removed", extra={"count": removed})
 
 
+@blueprint.timer_trigger(arg_name="timer", schedule="0 4-59/10 * * * *")
+@blueprint.durable_client_input(client_name="client")
+async def end_lost_jobs(timer: func.TimerRequest, client: Client) -> None:
+    """Let jobs fail that lost their orchestration, whether anybody looks at them or not."""
+    async for job in services().jobs.unfinished():
+        await checked_against_orchestration(client, job)
+
+
 @blueprint.timer_trigger(arg_name="timer", schedule="0 43 * * * *")
 @blueprint.durable_client_input(client_name="client")
 async def purge_what_is_over(timer: func.TimerRequest, client: Client) -> None:
-    """End jobs that lost their orchestration; remove old jobs, and the histories of old orchestrations."""
+    """Remove old jobs, and the histories of old orchestrations."""
     settings, jobs, now = services().settings, services().jobs, time.time()
-    async for job in jobs.unfinished():
-        await checked_against_orchestration(client, job)
     removed = 0
     async for job in jobs.ended_before(now - settings.job_retention_days * DAY_SECONDS):
         await jobs.remove(job)

@@ -328,6 +328,10 @@ class Jobs:
         """The job's orchestration exists: the announcement has done its service."""
         await self._storage.delete_row(TABLE, ANNOUNCED, job_id)
 
+    async def is_announced(self, job_id: str) -> bool:
+        """Whether the job waits for its start."""
+        return await self._storage.get_row(TABLE, ANNOUNCED, job_id) is not None
+
     async def announced_before(self, moment: float) -> AsyncIterator[Job | str]:
         """Jobs announced before ``moment`` and not started; an id alone where there is no job to it.
 

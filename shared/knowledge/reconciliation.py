@@ -4,6 +4,7 @@
     visible versions that a live layout lacks        ingested again, from the bytes that are kept
     documents accepted by a job that has ended       failed, so that their sender learns of it
     content that no record owns                      removed, once it is a day old and its job has ended
+    blobs of the inbox that no event told of         ingested, once they are an hour old
     blobs of jobs that are not there                 removed, once they are a day old
 
 Chunks and records come in the same order, that of the documents' keys, so that one page of each is compared
@@ -18,8 +19,9 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from shared.errors import Cancelled
+from shared.errors import Cancelled, GroundworkError
 from shared.jobs import STATUS_ERRORS, Kind, State, derived_id
+from shared.knowledge.arrivals import lost_arrivals
 from shared.knowledge.documents import Document, DocumentState
 from shared.knowledge.index import VersionRange
 from shared.knowledge.ingestion import Incoming
@@ -49,6 +51,7 @@ FINDINGS = (
     "missing_chunks",
     "stuck_documents",
     "orphan_content",
+    "lost_events",
     "orphan_job_blobs",
 )
 
@@ -143,6 +146,7 @@ class Reconciliation:
             report, key = await self.documents_page(ticket, name, first, now)
             if key is None:
                 report = report.merged(await self.content(ticket.tenant, name, now))
+                report = report.merged(await self.inbox(ticket.tenant, name, now))
             # No name lies between one and itself with a hyphen behind it that could be meant.
             following = {"collection": name, "after": key} if key else {"collection": f"{name}-", "after": ""}
         await self._jobs.put(ticket, f"report-{number:05d}", report.to_dict())
@@ -358,6 +362,28 @@ class Reconciliation:
         await self._content.remove(tenant, name, claims)
         if claims:
             report = report.with_finding("orphan_content", len(claims), len(claims), collection=name)
+        return report
+
+    async def inbox(self, tenant: str, name: str, now: float) -> Report:
+        """Accept the blobs of a collection's inbox whose events were lost.
+
+        Their jobs are announced, and started by the timer that looks for jobs which were left behind.
+        """
+        report = Report()
+        collection = await self._collections.find(tenant, name)
+        if collection is None or collection.deleting:
+            return report
+        for lost in await lost_arrivals(self._storage, self._documents, self._jobs, tenant, name, now):
+            where: dict[str, Any] = {"collection": name, "document": lost.document}
+            try:
+                job = await self._acceptance.accept_arrival(tenant, name, lost.document, lost.blob)
+            except GroundworkError as error:
+                if error.retryable:
+                    raise
+                report = report.with_finding("lost_events", 1, 0, **where, code=error.code)
+            else:
+                if job is not None:
+                    report = report.with_finding("lost_events", 1, 1, **where)
         return report
 
     async def job_blobs(self, tenant: str, now: float) -> Report:

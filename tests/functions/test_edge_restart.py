@@ -6,11 +6,13 @@ This stack is the module's own: its host is killed over and over.
 from __future__ import annotations
 
 import http.client
+import sqlite3
 import sys
 import threading
 import time
 import urllib.parse
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ import pytest
 from edge_tenant import Tenant, check_problem, in_storage
 
 from laptop.stack import Stack
+from shared.jobs import TABLE
 from shared.storage import INBOX, Storage
 from tests.conftest import RunningStack
 
@@ -218,3 +221,45 @@ def test_a_blob_beyond_the_limit_is_a_failed_document(own: Tenant):
     job = own.call("POST", f"/api/collections/{collection}/ingestions", {"inbox_prefix": ""}).json["id"]
     for status in (by_event, own.finished(job)):
         assert (status["state"], status["errors"][0]["code"]) == ("failed", "payload_too_large")
+
+
+def test_a_job_that_lost_its_orchestration_fails_though_nobody_looks_at_it(own: Tenant):
+    """As after a purge of the task hub, or a termination by hand: the timer finds both."""
+    collection = own.collection()
+    jobs = {start(own, collection, 60): how for how in ("purged", "terminated")}
+    stack: Stack = own.stack.stack
+    stack.kill_host()
+    data = stack.folder / "devhost"
+    with closing(sqlite3.connect(data / "durable.db")) as hub, hub:
+        for job, how in jobs.items():
+            if how == "terminated":
+                hub.execute("update instances set status='Terminated' where id=?", (f"{job}-1",))
+                hub.execute("delete from instances where parent=?", (f"{job}-1",))
+                continue
+            for table, column in (("instances", "id"), ("history", "instance"), ("inbox", "instance")):
+                hub.execute(f"delete from {table} where {column} like ?", (f"{job}-1%",))
+            hub.execute("delete from instances where parent=?", (f"{job}-1",))
+        hub.execute("delete from activities")
+    with closing(sqlite3.connect(data / "listeners.db")) as listeners, listeners:
+        missed = "update timer_status set next_run='2020-01-01T00:00:00+00:00' where function='end_lost_jobs'"
+        assert listeners.execute(missed).rowcount == 1
+    in_storage(stack.storage, lambda storage: _as_if_still_for(storage, own.name, [*jobs], 700))
+    stack.start_host()
+    stack.wait("host", f"{stack.url}/health/live")
+
+    def ended() -> bool:
+        listed = {job["id"]: job for job in own.jobs()}
+        return all(listed[job]["state"] == "failed" for job in jobs)
+
+    wait_for(ended)
+    for job in jobs:
+        status = own.call("GET", f"/api/jobs/{job}").json
+        assert [error["code"] for error in status["errors"]] == ["orchestration_ended"]
+        assert own.call("POST", f"/api/jobs/{job}/retry").status == 202
+        assert own.finished(job)["state"] == "succeeded"
+
+
+async def _as_if_still_for(storage: Storage, tenant: str, jobs: list[str], seconds: float) -> None:
+    async for row in storage.query_rows(TABLE, tenant):
+        if row["RowKey"].rpartition(":")[2] in jobs and "updated" in row:
+            await storage.merge_row(TABLE, {**row, "updated": row["updated"] - seconds})

@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 
-from shared.jobs import State, Ticket, new_id
+from shared.jobs import Kind, State, Ticket, new_id
+from shared.knowledge.arrivals import refusal_job
 from shared.knowledge.documents import Document, DocumentState
 from shared.knowledge.index import VersionRange
 from shared.knowledge.reconciliation import Report
-from shared.storage import RAW
+from shared.storage import INBOX, RAW
 from tests.intelligence.world import World, chat_model, ranker, servers, world
 from tests.knowledge.lifecycle import Lifecycle, lifecycle
 
@@ -107,3 +108,57 @@ async def test_content_that_no_record_owns_goes_once_its_job_has_ended(lifecycle
     await world.documents.change_all("acme", world.name, {"a.txt": None}, touched)
     record = await world.documents.get("acme", world.name, "a.txt")
     assert len(await lifecycle.content.get("acme", world.name, record.claims)) == len(record.claims)
+
+
+# --- events that were lost ---
+
+
+async def dropped(world: World, document: str, data: bytes) -> str:
+    blob = f"acme/{world.name}/{document}"
+    await world.storage.put_blob(INBOX, blob, data)
+    return blob
+
+
+async def test_a_blob_of_the_inbox_that_no_event_told_of_is_ingested(lifecycle: Lifecycle, world: World):
+    now = time.time()
+    inbox = lifecycle.reconciliation.inbox
+    blob = await dropped(world, "quay/a.txt", TEXT.encode())
+    told = await dropped(world, "told.txt", TEXT.encode())
+    await lifecycle.ingestion.acceptance.accept_arrival("acme", world.name, "told.txt", told)
+    assert (await inbox("acme", world.name, now)).counts == {}  # its event may be on its way
+    report = await inbox("acme", world.name, now + 2 * HOUR_SECONDS)
+    assert (report.counts, report.repaired) == ({"lost_events": 1}, 1)
+    record = await world.documents.get("acme", world.name, "quay/a.txt")
+    again = await lifecycle.ingestion.acceptance.accept_arrival("acme", world.name, record.id, blob)
+    assert again is not None
+    assert again.id == record.job, "the event, should it come yet, would have another job"
+    announced = [job async for job in lifecycle.jobs.announced_before(now + HOUR_SECONDS)]
+    assert record.job in [job if isinstance(job, str) else job.id for job in announced]
+    assert (await inbox("acme", world.name, now + 3 * HOUR_SECONDS)).counts == {}
+    await dropped(world, "quay/a.txt", b"Other words on the lighthouse.")
+    assert (await inbox("acme", world.name, now + 3 * HOUR_SECONDS)).counts == {"lost_events": 1}
+    assert (await inbox("acme", world.name, now + 72 * HOUR_SECONDS)).counts == {}
+
+
+async def test_a_blob_that_was_refused_deleted_or_cannot_be_taken_is_no_lost_document(
+    lifecycle: Lifecycle, world: World
+):
+    later = time.time() + 2 * HOUR_SECONDS
+    blob = await dropped(world, "refused.bin", b"\x00\x01")
+    info = await world.storage.blob_info(INBOX, blob)
+    assert info is not None
+    unreadable = await lifecycle.reconciliation.inbox("acme", world.name, later)
+    assert (unreadable.counts, unreadable.repaired) == ({"lost_events": 1}, 0)
+    assert unreadable.examples[0]["code"] == "unsupported_media_type"
+    await lifecycle.jobs.create(
+        "acme",
+        Kind.INGESTION,
+        job_id=refusal_job(blob, info.etag),
+        title="",
+        collection=world.name,
+        owner="event",
+    )
+    gone = await dropped(world, "gone.txt", TEXT.encode())
+    await lifecycle.ingestion.acceptance.accept_arrival("acme", world.name, "gone.txt", gone)
+    await world.documents.mark_deleted("acme", world.name, "gone.txt", new_id(), version=1)
+    assert (await lifecycle.reconciliation.inbox("acme", world.name, later)).counts == {}

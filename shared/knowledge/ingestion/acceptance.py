@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from shared import failpoints
 from shared.errors import Contended, InvalidRequest, PayloadTooLarge
 from shared.identity import check_readers
-from shared.jobs import Job, Jobs, Kind, Ticket, derived_id
+from shared.jobs import Job, Jobs, Kind, Ticket
+from shared.knowledge.arrivals import arrival_job
 from shared.knowledge.documents import Upload, check_id, document_key
 from shared.knowledge.ingestion.shards import in_shards, shard_name
 from shared.knowledge.media import detect
@@ -257,7 +258,7 @@ class Acceptance:
             tenant,
             collection,
             [Incoming(document, found.data, found.content_type, source="inbox")],
-            job_id=job_id or derived_id("blob", blob, found.etag),
+            job_id=job_id or arrival_job(blob, found.etag),
             owner="event",
             title=f"Ingest {document}",
             before=before,
