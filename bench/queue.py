@@ -45,8 +45,8 @@ DUPLICATES_EACH, POISON_EACH = 10, 50
 COST_BAR, MEMORY_BAR = 1.2, 1.10
 SENDERS = 8
 POLL_SECONDS = 2.0
-# A job a message, on two busy cores.
-SECONDS_A_MESSAGE = 1.0
+# A job a message, on two cores that others keep busy.
+SECONDS_A_MESSAGE = 5.0
 SEED = 20
 # The code that the failed job of each kind of poison names.
 POISON_CODES = ("malformed_json", "not_found", "invalid_request", "corrupt_document")

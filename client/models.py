@@ -201,6 +201,7 @@ class Outcome:
     code: str = ""
     message: str = ""
     retryable: bool = False
+    freshness_seconds: float | None = None
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Outcome:
@@ -227,6 +228,7 @@ class Hit:
     updated: str = ""
     score: float = 0.0
     number: int | None = None
+    sha256: str = ""
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Hit:
@@ -263,6 +265,7 @@ class Citation:
     quote: str = ""
     headings: tuple[str, ...] = ()
     score: float = 0.0
+    sha256: str = ""
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Citation:

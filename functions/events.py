@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import json
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import azure.durable_functions as df
@@ -67,10 +67,14 @@ class Order:
     collection: str
     job_id: str
     body: dict[str, Any]
+    sent: float = 0.0
 
     @classmethod
-    def of(cls, data: bytes, message_id: str) -> Order:
-        """Raises `MalformedJson` for a message that does not say whom it is for."""
+    def of(cls, data: bytes, message_id: str, sent: float = 0.0) -> Order:
+        """``sent`` is when the message was put on the queue (UTC seconds).
+
+        Raises `MalformedJson` for a message that does not say whom it is for.
+        """
         try:
             body = json.loads(data)
             tenant = check_name("tenant", body.pop("tenant"))
@@ -78,7 +82,7 @@ class Order:
             own_id = str(body.pop("id", "") or message_id)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError, GroundworkError):
             raise MalformedJson("An ingestion message is JSON with 'tenant' and 'collection'.") from None
-        return cls(tenant, collection, derived_id("queue", tenant, collection, own_id), body)
+        return cls(tenant, collection, derived_id("queue", tenant, collection, own_id), body, sent)
 
     async def accept(self, job_id: str = "") -> Job:
         request = validated(IngestionRequest, self.body)
@@ -94,7 +98,7 @@ class Order:
                 title=f"Ingest inbox/{request.inbox_prefix}",
                 refusable=False,
             )
-        incoming = request.incoming()
+        incoming = [replace(document, event=self.sent) for document in request.incoming()]
         return await acceptance.accept(
             self.tenant,
             self.collection,
@@ -142,7 +146,8 @@ async def message_arrived(message: func.QueueMessage, client: Client) -> None:
     data = message.get_body()
     await services().intake.room()
     try:
-        job = await Order.of(data, message.id or "").accept()
+        inserted = message.insertion_time
+        job = await Order.of(data, message.id or "", inserted.timestamp() if inserted else 0.0).accept()
     except Exception as error:
         final = isinstance(error, GroundworkError) and not error.retryable
         if final or (message.dequeue_count or 1) >= MAX_DEQUEUE_COUNT:

@@ -56,7 +56,9 @@ async def search(call: Call) -> Response:
     return JSONResponse(
         {
             "hits": [
-                passage_document(passage.chunk, passage.score, caption=passage.caption)
+                passage_document(
+                    passage.chunk, passage.score, caption=passage.caption, sha256=passage.sha256 or None
+                )
                 for passage in found.passages
             ],
             "count": found.count,

@@ -53,6 +53,27 @@ PASSAGES_SHARE = 0.3
 VECTORS_SHARE = 0.3
 
 
+class Caches:
+    """The caches of this process, which share ``bytes`` of memory and keep an entry for ``seconds``."""
+
+    def __init__(self, bytes: int, seconds: float) -> None:
+        self.seconds = seconds
+        self._bytes = bytes
+        self._caches: list[BoundedCache[Any]] = []
+
+    def new(self, share: float) -> BoundedCache[Any]:
+        """A cache with a share of the memory."""
+        from shared.inferencing.caching import BoundedCache
+
+        self._caches.append(BoundedCache(int(self._bytes * share), self.seconds))
+        return self._caches[-1]
+
+    def clear(self) -> None:
+        """Forget everything."""
+        for each in self._caches:
+            each.clear()
+
+
 class Services:
     """The app's parts, each made when it is first asked for."""
 
@@ -297,6 +318,7 @@ class Services:
 
     @cached_property
     def erasure(self) -> Erasure:
+        from shared.inferencing.batches.records import BatchRecords
         from shared.knowledge.erasure import Erasure
 
         return Erasure(
@@ -309,6 +331,9 @@ class Services:
             files=self.files,
             keys=self.keys,
             ledger=self.usage,
+            batches=BatchRecords(self.storage),
+            webhooks=self.webhooks,
+            caches=self.caches,
         )
 
     @cached_property
@@ -340,8 +365,8 @@ class Services:
             documents=self.documents,
             indexes=self.indexes,
             gateway=self.gateway,
-            found=self._cache(PASSAGES_SHARE),
-            vectors=EmbeddingCache(self._cache(VECTORS_SHARE), self.usage.count),
+            found=self.caches.new(PASSAGES_SHARE),
+            vectors=EmbeddingCache(self.caches.new(VECTORS_SHARE), self.usage.count),
             count=self.usage.count,
         )
 
@@ -354,7 +379,7 @@ class Services:
             retrieval=self.retrieval,
             gateway=self.gateway,
             screen=self.screen,
-            cache=AnswerCache(self._cache(ANSWERS_SHARE)),
+            cache=AnswerCache(self.caches.new(ANSWERS_SHARE)),
             count=self.usage.count,
         )
 
@@ -367,11 +392,9 @@ class Services:
         shields = PromptShields(endpoint, self.model_credentials.of_identity) if endpoint else None
         return Screen(shields, refuses=self.settings.refuses_attacks)
 
-    def _cache(self, share: float) -> BoundedCache[Any]:
-        from shared.inferencing.caching import BoundedCache
-
-        settings = self.settings
-        return BoundedCache(int(settings.cache_bytes * share), settings.cache_seconds)
+    @cached_property
+    def caches(self) -> Caches:
+        return Caches(self.settings.cache_bytes, self.settings.cache_seconds)
 
 
 @cache

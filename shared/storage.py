@@ -75,11 +75,12 @@ class BlobInfo:
 
 @dataclass(frozen=True, slots=True)
 class Blob:
-    """A blob's whole content, and the ETag and content type that it was read with."""
+    """A blob's whole content, its ETag and content type, and when it was written (UTC seconds since 1970)."""
 
     data: bytes
     etag: str
     content_type: str | None
+    written: float
 
 
 class Storage:
@@ -157,7 +158,8 @@ class Storage:
             downloader = await self._blob(container, name).download_blob(max_concurrency=1)
             about = downloader.properties
             data = await downloader.readall()
-            found.append(Blob(data, about.etag, about.content_settings.content_type))
+            written = about.last_modified.timestamp()
+            found.append(Blob(data, about.etag, about.content_settings.content_type, written))
         return found[0] if found else None
 
     async def read_blob(self, container: str, name: str, start: int, end: int) -> AsyncIterator[bytes]:

@@ -206,7 +206,7 @@ function OutcomeTable({ outcomes }) {
   return html`
     <div class="table-frame">
       <table class="outcomes">
-        <thead><tr><th>Document</th><th>Outcome</th><th class="num">Version</th><th class="num">Chunks</th></tr></thead>
+        <thead><tr><th>Document</th><th>Outcome</th><th class="num">Version</th><th class="num">Chunks</th><th class="num">Fresh after</th></tr></thead>
         <tbody>
           ${sorted.map((one) => {
             const [name, folder] = nameAndFolder(one.id);
@@ -222,6 +222,7 @@ function OutcomeTable({ outcomes }) {
                 <td><${State} state=${one.state} /></td>
                 <td class="num" data-label="Version">${one.version || "–"}</td>
                 <td class="num" data-label="Chunks">${one.chunks ? number(one.chunks) : "–"}</td>
+                <td class="num" data-label="Fresh after">${one.freshness_seconds != null ? `${number(Math.round(one.freshness_seconds * 10) / 10)} s` : "–"}</td>
               </tr>
             `;
           })}

@@ -93,6 +93,11 @@ class BoundedCache(Generic[V]):
         if entry is not None:
             self.size_bytes -= entry[1]
 
+    def clear(self) -> None:
+        """Forget everything."""
+        self._entries.clear()
+        self.size_bytes = 0
+
     def __len__(self) -> int:
         return len(self._entries)
 

@@ -21,7 +21,8 @@ class Citation:
     """What the number ``[number]`` in an answer's text stands for.
 
     ``start`` and ``end`` are character offsets in the parsed text of that version of the document, of the
-    words in ``quote``; ``chunk`` is the id of the chunk they were found in.
+    words in ``quote``; ``chunk`` is the id of the chunk they were found in, ``sha256`` that of the bytes
+    which the version was made from.
     """
 
     number: int
@@ -37,6 +38,7 @@ class Citation:
     quote: str
     headings: tuple[str, ...]
     score: float
+    sha256: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self.__dataclass_fields__} | {
@@ -67,6 +69,7 @@ def cite(number: int, passage: Passage, start: int = 0, end: int | None = None) 
         quote=chunk.text[start:end],
         headings=chunk.headings,
         score=passage.score,
+        sha256=passage.sha256,
     )
 
 

@@ -75,7 +75,7 @@ class Upload:
     ``inbox`` names a blob in the inbox, ``url`` an address, whose bytes have yet to be brought; ``sha256``
     and ``content`` are empty until then. ``tries`` counts how often the address was asked in vain. ``base``
     is the version that was the document's newest when the content was given or read; None where nobody
-    looked.
+    looked. ``event`` is when a blob was written or a message sent, 0 for a request (UTC seconds).
     """
 
     id: str
@@ -92,6 +92,7 @@ class Upload:
     tries: int = 0
     owner: str = ""
     base: int | None = 0
+    event: float = 0.0
 
     @property
     def is_awaited(self) -> bool:
@@ -121,6 +122,8 @@ class Document:
     ever be seen again, whatever was put since. ``attempt`` is that of the job: each attempt takes a version
     of its own, so that what a stopped one writes late never meets what the next one has written.
 
+    ``visible_sha256`` is that of the bytes which the visible version was made from.
+
     ``layouts`` names the layouts that the visible version lies in, with the number of its chunks in each.
 
     The record owns content by claims: the bytes of the newest upload and of the visible version, and the
@@ -139,6 +142,7 @@ class Document:
     attempt: int = 1
     upload: Upload = field(default_factory=lambda: Upload("", "", 0, ""))
     visible_digest: str = ""
+    visible_sha256: str = ""
     layouts: Mapping[int, int] = field(default_factory=dict)
     pages: int = 0
     pages_without_text: tuple[int, ...] = ()
@@ -156,10 +160,10 @@ class Document:
 
     @property
     def freshness_seconds(self) -> float | None:
-        """From its acceptance until it could be found; None while it cannot, or where nothing was new."""
+        """From its event or request until it could be found; None while it cannot, or nothing was new."""
         if self.state is not DocumentState.INDEXED or self.visible != self.version or self.finished is None:
             return None
-        return max(0.0, self.finished - self.accepted)
+        return max(0.0, self.finished - (self.upload.event or self.accepted))
 
     def has_overtaken(self, version: int) -> bool:
         """Whether a later version is visible, or the document was deleted after this version."""
@@ -194,6 +198,7 @@ class Document:
             "attempt": self.attempt,
             "upload": json.dumps(self.upload.to_dict(), ensure_ascii=False),
             "visible_digest": self.visible_digest,
+            "visible_sha256": self.visible_sha256,
             "layouts": json.dumps({str(layout): chunks for layout, chunks in self.layouts.items()}),
             "pages": self.pages,
             "pages_without_text": json.dumps(self.pages_without_text[:500]),
@@ -224,6 +229,7 @@ class Document:
             attempt=row["attempt"],
             upload=Upload.from_dict(json.loads(row["upload"])),
             visible_digest=row["visible_digest"],
+            visible_sha256=row.get("visible_sha256", ""),
             layouts={int(layout): chunks for layout, chunks in json.loads(row["layouts"]).items()},
             pages=row["pages"],
             pages_without_text=tuple(json.loads(row["pages_without_text"])),
@@ -244,6 +250,7 @@ class Document:
             "state": self.state.value,
             "version": self.version,
             "visible_version": self.visible or None,
+            "visible_sha256": self.visible_sha256 or None,
             "title": self.upload.title or self.id.rpartition("/")[2],
             "media_type": self.upload.media,
             "size": self.upload.size,

@@ -13,15 +13,16 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from shared.errors import Cancelled, Conflict, NotFound
 from shared.jobs import Job, Kind, State, Ticket, iso
 from shared.knowledge.documents import Document
-from shared.storage import JOBS
+from shared.storage import INBOX, JOBS
 
 if TYPE_CHECKING:
     from shared.files import Files
+    from shared.inferencing.batches.records import BatchRecords
     from shared.inferencing.ledger import UsageLedger
     from shared.jobs import Jobs
     from shared.keys import Key, Keys
@@ -30,10 +31,22 @@ if TYPE_CHECKING:
     from shared.knowledge.documents import Documents
     from shared.knowledge.indexes import Indexes
     from shared.storage import Storage
+    from shared.webhooks import Webhooks
 
 RECEIPTS = "receipts"
 # A document costs a handful of calls: a minute or so for these.
 PAGE_DOCUMENTS = 500
+# What a receipt counts: removed, or of usage and webhooks, given a pseudonym.
+REMOVED = ("documents", "arrivals", "jobs", "batches", "files", "keys", "usage", "webhooks")
+
+
+class Caches(Protocol):
+    """The caches of this process, and how long any process keeps what it has in one."""
+
+    @property
+    def seconds(self) -> float: ...
+
+    def clear(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +81,9 @@ class Erasure:
         files: Files,
         keys: Keys,
         ledger: UsageLedger,
+        batches: BatchRecords,
+        webhooks: Webhooks,
+        caches: Caches,
     ) -> None:
         self._storage = storage
         self._jobs = jobs
@@ -78,6 +94,9 @@ class Erasure:
         self._files = files
         self._keys = keys
         self._ledger = ledger
+        self._batches = batches
+        self._webhooks = webhooks
+        self._caches = caches
 
     async def accept(self, tenant: str, subject: Subject, *, job_id: str, owner: str) -> tuple[Job, str]:
         """Announce an erasure; its job, and the nonce of its receipt."""
@@ -117,7 +136,7 @@ class Erasure:
         if name is None:
             return None
         within = await self._collections.get(ticket.tenant, name)
-        seen = erased = 0
+        seen = erased = arrivals = 0
         following = {"collection": f"{name}-", "after": ""}
         async for record in self._documents.every(
             ticket.tenant, name, after=after if name == collection else ""
@@ -128,7 +147,9 @@ class Erasure:
             seen += 1
             if subject.owns_document(record):
                 erased += await self._erased(within, record, ticket.job)
-        await self._jobs.report(ticket, f"page-{number:05d}", documents=erased, published=erased)
+                arrivals += await self._without_arrival(record)
+        counts = {"documents": erased, "arrivals": arrivals, "published": erased}
+        await self._jobs.report(ticket, f"page-{number:05d}", **counts)
         return following
 
     async def _erased(self, collection: Collection, record: Document, job: str) -> bool:
@@ -149,18 +170,35 @@ class Erasure:
         await self._documents.remove(gone)
         return True
 
+    async def _without_arrival(self, record: Document) -> int:
+        """Remove the blob that a document was brought in by, if it lies in the inbox still."""
+        own = f"{record.tenant}/{record.collection}/{record.id}"
+        names = {record.upload.inbox, own if record.upload.source == INBOX else ""} - {""}
+        removed = 0
+        for name in names:
+            if (blob := await self._storage.blob_info(INBOX, name)) is not None:
+                removed += await self._storage.delete_listed(INBOX, [blob])
+        return removed
+
     async def erase_traces(self, ticket: Ticket) -> None:
-        """Erase what else is held of a user: jobs with their results, files, keys; usage loses the name."""
+        """Erase what else there is: caches; of a user also jobs with their results, deliveries of their ends,
+        batches, files, keys. Usage and webhooks lose the name."""
+        self._caches.clear()
         subject, nonce = await self._plan(ticket)
         if not subject.user:
             return
-        removed = {"jobs": 0, "files": 0, "keys": 0}
+        removed = {"jobs": 0, "batches": 0, "files": 0, "keys": 0}
         async for job in self._jobs_of(ticket, subject):
             if job.state.final:
+                await self._webhooks.forget_job(job)
                 await self._jobs.remove(job)
                 removed["jobs"] += 1
             else:
                 await self._jobs.request_cancel(job.tenant, job.id)
+        for job_id in [job async for job in self._batches.of_user(ticket.tenant, subject.user)]:
+            if await self._jobs.find(ticket.tenant, job_id) is None:
+                await self._batches.remove(ticket.tenant, job_id)
+                removed["batches"] += 1
         async for file in self._files.of_user(ticket.tenant, subject.user):
             await self._files.delete(file)
             removed["files"] += 1
@@ -170,13 +208,14 @@ class Erasure:
         # The sums stay right; who they were is no longer told, and the same name gives no other one twice.
         pseudonym = f"erased-{subject.digest(nonce)[:16]}"
         removed["usage"] = await self._ledger.rename_user(ticket.tenant, subject.user, pseudonym)
+        removed["webhooks"] = await self._webhooks.rename_creator(ticket.tenant, subject.user, pseudonym)
         await self._jobs.report(ticket, "traces", **removed)
 
     async def finish(self, ticket: Ticket) -> None:
         """Look through everything again, write the receipt, and end the job."""
         subject, nonce = await self._plan(ticket)
         left = await self._left(ticket, subject)
-        removed: dict[str, int] = dict.fromkeys(("documents", "jobs", "files", "keys", "usage"), 0)
+        removed: dict[str, int] = dict.fromkeys(REMOVED, 0)
         for attempt in range(1, ticket.attempt + 1):
             sums = await self._jobs.progress(Ticket(ticket.tenant, ticket.job, attempt))
             removed = {name: count + sums.get(name, 0) for name, count in removed.items()}
@@ -188,6 +227,8 @@ class Erasure:
             "subject_digest": subject.digest(nonce),
             "removed": removed,
             "left": left,
+            # This process has forgotten them; what another one keeps in memory ends by itself.
+            "caches_ended": iso(time.time() + self._caches.seconds),
             "verified": iso(time.time()),
         }
         receipt["digest"] = receipt_digest(receipt)
@@ -199,12 +240,13 @@ class Erasure:
         await self._storage.delete_blobs(JOBS, f"{ticket.tenant}/{ticket.job}/1/plan")
 
     async def _left(self, ticket: Ticket, subject: Subject) -> dict[str, int]:
-        left = {"documents": 0, "jobs": 0, "files": 0, "keys": 0}
+        left = {"documents": 0, "jobs": 0, "batches": 0, "files": 0, "keys": 0}
         async for collection in self._collections.list(ticket.tenant):
             async for record in self._documents.every(ticket.tenant, collection.name):
                 left["documents"] += subject.owns_document(record)
         if subject.user:
             left["jobs"] = len([job async for job in self._jobs_of(ticket, subject)])
+            left["batches"] = len([b async for b in self._batches.of_user(ticket.tenant, subject.user)])
             left["files"] = len([f async for f in self._files.of_user(ticket.tenant, subject.user)])
             left["keys"] = len([key async for key in self._keys_of(ticket, subject)])
         return left

@@ -59,13 +59,15 @@ class Passage:
     """A chunk of the visible version of a document, and how well it matches.
 
     ``score`` compares passages of one answer only. ``caption`` and ``reranker_score`` come from a semantic
-    ranker, where the index has one.
+    ranker, where the index has one. ``sha256`` is that of the bytes which the passage's version was made
+    from, by the record that let it pass: whoever holds the bytes can prove which version was found.
     """
 
     chunk: IndexedChunk
     score: float
     caption: str | None = None
     reranker_score: float | None = None
+    sha256: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +93,7 @@ class _Answered:
     """One index's answer, cut down to visible versions."""
 
     hits: list[Hit]
+    digests: Mapping[tuple[str, str], str]
     count: int | None
     facets: Mapping[str, tuple[FacetValue, ...]]
     semantic: bool
@@ -206,8 +209,15 @@ class Retrieval:
             )
         )
         searched = time.perf_counter()
+        digests = {name: sha256 for answer in answers for name, sha256 in answer.digests.items()}
         passages = [
-            Passage(hit.chunk, hit.score, hit.caption, hit.reranker_score)
+            Passage(
+                hit.chunk,
+                hit.score,
+                hit.caption,
+                hit.reranker_score,
+                digests[hit.chunk.collection, hit.chunk.document],
+            )
             for hit in _merged([answer.hits for answer in answers])
         ]
         ranked = bool(answers) and all(answer.semantic for answer in answers)
@@ -318,7 +328,8 @@ class Retrieval:
             overtaken = any(_is_overtaken(hit, records, seen) for hit in result.hits)
             seen |= {name: record.visible for name, record in records.items()}
             if (complete and not overtaken) or searches == SEARCHES_MAX:
-                return _Answered(hits, result.count, result.facets, result.semantic)
+                digests = {name: record.visible_sha256 for name, record in records.items()}
+                return _Answered(hits, digests, result.count, result.facets, result.semantic)
             if not complete:
                 asked = min(MAX_TOP, asked * 4)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,8 @@ from console_page import Console
 from playwright.async_api import expect
 
 from client import NewDocument
-from shared.storage import PARSED
+from shared.config import StorageSettings
+from shared.storage import INGESTION_QUEUE, PARSED, open_storage
 
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="module")]
 
@@ -248,6 +251,25 @@ async def test_a_failed_job_tells_its_reasons_and_can_be_run_again(console: Cons
     await row.get_by_role("button", name="Retry").click()
     await expect(row).to_contain_text("attempt 2")
     await expect(row.locator("> .job-head .state")).to_have_text("failed")
+
+
+async def test_a_message_that_was_refused_is_played_again_from_the_console(
+    console: Console, stack: Any
+) -> None:
+    page, collection = console.page, f"c-{uuid.uuid4().hex[:8]}"
+    body = {"collection": collection, "documents": [{"id": "a.txt", "content": "Crates of salt."}]}
+    with stack.client(console.key) as client:
+        tenant = client.me()["tenant"]
+        async with open_storage(StorageSettings(connection_string=stack.storage)) as storage:
+            await storage.send(INGESTION_QUEUE, json.dumps({"tenant": tenant, **body}))
+        await console.open("jobs")
+        row = page.locator(".job", has_text="Refused: message").first
+        await expect(row.locator("> .job-head .state")).to_have_text("failed", timeout=60_000)
+        row = page.locator(f"[data-job='{await row.get_attribute('data-job')}']")
+        client.put_collection(collection)
+        await row.get_by_role("button", name="Retry").click()
+        await expect(row.locator("> .job-head .state")).to_have_text("succeeded", timeout=60_000)
+        assert [document.id for document in client.documents(collection)] == ["a.txt"]
 
 
 async def test_a_running_job_shows_its_stages_and_can_be_cancelled(console: Console, stack: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import re
 import threading
@@ -449,3 +450,33 @@ def test_the_same_key_gives_the_same_deletion_of_a_collection(tenant: Tenant):
     tenant.finished(first.json["id"])
     again = tenant.call("DELETE", path, headers=key)
     assert (again.status, again.json["id"]) == (202, first.json["id"])
+
+
+# --- which version a hit is of ---
+
+
+def test_each_hit_and_citation_proves_by_its_digest_which_bytes_it_was_made_from(tenant: Tenant):
+    collection = tenant.collection()
+    texts = ["The Heron pump weighs 18.5 kilograms.", "The Heron pump weighs 21.0 kilograms."]
+    for number, text in enumerate(texts, 1):
+        job = tenant.put(collection, "heron.txt", text)
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        (hit,) = tenant.search(collection, "Heron pump")["hits"]
+        assert (hit["text"], hit["version"], hit["sha256"]) == (text, number, digest)
+        question = {
+            "collections": [collection],
+            "messages": [{"role": "user", "content": "How much does the Heron pump weigh?"}],
+        }
+        answer = tenant.call("POST", "/api/chat", question).json
+        assert [each["sha256"] for each in answer["citations"]] == [digest] * len(answer["citations"])
+        assert answer["citations"]
+        (outcome,) = tenant.call("GET", f"/api/jobs/{job['id']}/result").json["items"]
+        record = tenant.record(collection, "heron.txt").json
+        assert 0 < outcome["freshness_seconds"] == record["freshness_seconds"]
+        assert record["visible_sha256"] == digest
+    # What cannot be read leaves the visible version, and its digest, as they are.
+    tenant.put(collection, "heron.txt", b"%PDF-1.7 nothing", title="x")
+    (hit,) = tenant.search(collection, "Heron pump")["hits"]
+    assert hit["sha256"] == digest
+    record = tenant.record(collection, "heron.txt").json
+    assert (record["visible_sha256"], record["sha256"] != digest) == (digest, True)

@@ -145,6 +145,26 @@ def test_a_message_with_documents_starts_an_ingestion(tenant: Tenant):
     assert sorted(tenant.found(collection, "signal mast")) == ["0.txt", "1.txt", "2.txt"]
 
 
+def test_freshness_counts_from_the_event(tenant: Tenant):
+    collection = tenant.collection()
+    # Seen by the host ten seconds after it was sent.
+    message = {
+        "tenant": tenant.name,
+        "collection": collection,
+        "documents": [{"id": "a.txt", "content": "A"}],
+    }
+
+    async def late(storage: Storage) -> None:
+        queue = storage._queues().get_queue_client(INGESTION_QUEUE)
+        await queue.send_message(json.dumps(message), visibility_timeout=10)
+
+    in_storage(tenant.stack.storage, late)
+    (job,) = jobs_when(tenant, 1)
+    (outcome,) = tenant.call("GET", f"/api/jobs/{job['id']}/result").json["items"]
+    assert outcome["freshness_seconds"] >= 9
+    assert tenant.record(collection, "a.txt").json["freshness_seconds"] >= 9
+
+
 def test_a_message_can_name_a_part_of_the_inbox(tenant: Tenant):
     collection = tenant.collection()
     send(tenant, {"tenant": tenant.name, "collection": collection, "inbox_prefix": "nothing/"})

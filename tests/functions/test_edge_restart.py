@@ -262,4 +262,5 @@ def test_a_job_that_lost_its_orchestration_fails_though_nobody_looks_at_it(own: 
 async def _as_if_still_for(storage: Storage, tenant: str, jobs: list[str], seconds: float) -> None:
     async for row in storage.query_rows(TABLE, tenant):
         if row["RowKey"].rpartition(":")[2] in jobs and "updated" in row:
-            await storage.merge_row(TABLE, {**row, "updated": row["updated"] - seconds})
+            keys = {name: row[name] for name in ("PartitionKey", "RowKey")}
+            await storage.merge_row(TABLE, {**keys, "updated": row["updated"] - seconds})

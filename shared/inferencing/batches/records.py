@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -154,3 +154,16 @@ class BatchRecords:
         )
         batches = [Batch.from_row(found[f"batch:{name}"]) for name in names[:limit]]
         return [batch for batch in batches if _may_have(principal, batch)], len(names) > limit
+
+    async def of_user(self, tenant: str, user: str) -> AsyncIterator[str]:
+        """The jobs of all batches of a user."""
+        prefix = _list_prefix(user)
+        async for row in self._storage.query_rows(TABLE, tenant, first=prefix, last=f"{prefix[:-1]};"):
+            yield row["RowKey"].rpartition(":")[2]
+
+    async def remove(self, tenant: str, job: str) -> None:
+        """Forget the batch of a job; its record goes last."""
+        row = await self._storage.get_row(TABLE, tenant, f"batch:{job}")
+        if row is not None:
+            await self._storage.delete_row(TABLE, tenant, Batch.from_row(row).list_key)
+            await self._storage.delete_row(TABLE, tenant, f"batch:{job}")

@@ -34,7 +34,10 @@ UPLOAD_BYTES = 60_000
 
 @dataclass(frozen=True, slots=True)
 class Incoming:
-    """A document as a caller hands it over, not yet accepted: its bytes, or the address to fetch it from."""
+    """A document as a caller hands it over, not yet accepted: its bytes, or the address to fetch it from.
+
+    ``event`` is when a blob was written or a message sent, 0 for a request.
+    """
 
     id: str
     content: bytes
@@ -44,6 +47,7 @@ class Incoming:
     tags: tuple[str, ...] = ()
     readers: tuple[str, ...] | None = None
     url: str = ""
+    event: float = 0.0
 
 
 class _AcceptedMeanwhile(Exception):
@@ -257,7 +261,7 @@ class Acceptance:
         return await self.accept(
             tenant,
             collection,
-            [Incoming(document, found.data, found.content_type, source="inbox")],
+            [Incoming(document, found.data, found.content_type, source="inbox", event=found.written)],
             job_id=job_id or arrival_job(blob, found.etag),
             owner="event",
             title=f"Ingest {document}",
@@ -310,6 +314,7 @@ class Acceptance:
                 source=document.source,
                 tags=document.tags,
                 readers=document.readers,
+                event=document.event,
             )
         )
 
@@ -328,6 +333,7 @@ class Acceptance:
                 tags=document.tags,
                 readers=document.readers,
                 url=document.url,
+                event=document.event,
             )
         )
 

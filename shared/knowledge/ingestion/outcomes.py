@@ -13,7 +13,10 @@ from shared.knowledge.ingestion.entries import Placement, placements_from
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one document in one job; its ``code`` says why it failed."""
+    """What became of one document in one job; its ``code`` says why it failed.
+
+    ``freshness_seconds`` is the time from its event or request until it could be found.
+    """
 
     id: str
     state: str
@@ -24,9 +27,12 @@ class Outcome:
     code: str = ""
     message: str = ""
     retryable: bool = False
+    freshness_seconds: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in self.__dataclass_fields__}
+        fresh = self.freshness_seconds
+        shown = {"freshness_seconds": None if fresh is None else round(fresh, 3)}
+        return {name: getattr(self, name) for name in self.__dataclass_fields__} | shown
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Outcome:

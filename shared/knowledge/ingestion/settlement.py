@@ -260,6 +260,7 @@ def _settled(
             record,
             visible=prepared.version,
             visible_digest=prepared.digest,
+            visible_sha256=prepared.upload.sha256,
             layouts={
                 layout.number: prepared.placements[layout.number].chunks for layout in collection.live_layouts
             },
@@ -276,6 +277,7 @@ def _settled(
                 error=None,
                 finished=time.time(),
             )
+            outcome = replace(outcome, freshness_seconds=shown.freshness_seconds)
         return shown.dropping(record.claims), outcome
     # A retry finds its document as the attempt before it left it.
     if not mine or record.state in (DocumentState.INDEXED, DocumentState.DELETED):
