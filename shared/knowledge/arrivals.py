@@ -21,6 +21,8 @@ SETTLE_SECONDS = 3600.0
 # Looked for once a day, and found the day after at the latest. Jobs, which tell what was refused, are kept
 # longer.
 WINDOW_SECONDS = 2 * 86_400.0
+# Storage tells when a blob was written in whole seconds.
+WRITTEN_WITHIN_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +77,8 @@ async def _lost_of(
     lost = []
     for blob in blobs:
         record = records.get(names[blob.name])
-        if not names[blob.name] or (record is not None and record.accepted >= blob.written):
+        came_later = record is not None and record.accepted >= blob.written + WRITTEN_WITHIN_SECONDS
+        if not names[blob.name] or came_later:
             continue
         ids = (arrival_job(blob.name, blob.etag), refusal_job(blob.name, blob.etag))
         if not any([await jobs.find(tenant, job) for job in ids]):
