@@ -215,7 +215,7 @@ async def measure_injections() -> bool:
     from modelhost.reranking import Reranker
 
     lines = (PROJECT / "bench" / "hard_texts" / "injections.txt").read_text().splitlines()
-    orders = [line for line in lines if not line.startswith("#")]
+    orders = [line for line in lines if not line.startswith("# ")]
     questions = [asked for asked in sample_questions() if asked.document is not None]
     embedder, reranker = Embedder(), Reranker()
     obeyed: dict[str, int] = {}

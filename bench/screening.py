@@ -21,9 +21,14 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bench import screening_texts as corpus
 from laptop import environment
+
+if TYPE_CHECKING:
+    from shared.intelligence.screening import Screen
+    from shared.knowledge.retrieval import Passage
 
 RECALL_BAR = 0.80
 FALSE_ALARMS_BAR = 0.01
@@ -50,14 +55,14 @@ def measure() -> int:
     from shared.intelligence.screening.likeness import trained
 
     screen = Screen()
-    print(f"{trained().version}, threshold {trained().threshold}")
+    print(f"{trained().version}, thresholds {trained().question_threshold} and {trained().passage_threshold}")
     attacks = [each for each in corpus.attacks() if each.held_back]
     harmless = list(corpus.held_back_harmless())
     met = [_same_texts([*corpus.attacks(), *corpus.harmless(), *harmless])]
     found = [each for each in attacks if screen.is_attack(each.text)]
     _by_family("attacks found", attacks, found)
     met.append(_bar("of all attacks found", len(found) / len(attacks), RECALL_BAR, at_least=True))
-    alarms = [each for each in harmless if screen.is_attack(each.text)]
+    alarms = [each for each in harmless if _is_alarm(screen, each)]
     _by_family("harmless texts taken for attacks", harmless, alarms)
     easy = [each for each in harmless if each.family != "hard texts"]
     wrong = sum(each.family != "hard texts" for each in alarms)
@@ -72,6 +77,13 @@ def measure() -> int:
     met += _in_passages(screen, found, [each.text for each in easy if "passages, en" in each.family])
     _speed(screen, [each.text for each in easy])
     return 0 if all(met) else 1
+
+
+def _is_alarm(screen: Screen, text: corpus.Text) -> bool:
+    """Whether a harmless text is taken for an attack, judged as what it is: a question, or a passage."""
+    if "passages" in text.family or "paragraphs" in text.family:
+        return bool(screen.judge([_passage(0, text.text)]))
+    return screen.is_attack(text.text)
 
 
 def _same_texts(texts: list[corpus.Text]) -> bool:
@@ -132,37 +144,41 @@ ENCODINGS: dict[str, Callable[[str], str]] = {
 }
 
 
-def _in_passages(screen: object, found: list[corpus.Text], passages: list[str]) -> list[bool]:
-    """Attacks in the middle of a passage, and cut in two by the seam between two passages."""
-    from shared.intelligence.screening import Screen
+def _passage(ordinal: int, text: str) -> Passage:
     from shared.knowledge.index.protocol import IndexedChunk
     from shared.knowledge.retrieval import Passage
 
-    assert isinstance(screen, Screen)
+    chunk = IndexedChunk(
+        id=f"{ordinal}", tenant="t", collection="c", document="d", version=1, ordinal=ordinal, text=text,
+        title="", headings=(), page=None, page_end=None, start=0, end=len(text), media_type="text/plain",
+        source="", tags=(), updated=datetime.now(UTC), readers=(), vector=None,
+    )  # fmt: skip
+    return Passage(chunk, 1.0)
+
+
+def _in_passages(screen: Screen, found: list[corpus.Text], passages: list[str]) -> list[bool]:
+    """Attacks in the middle of a passage, and cut in two by the seam between two passages."""
     if not passages:
         print("no passages: the shared data are absent")
         return []
 
-    def passage(ordinal: int, text: str) -> Passage:
-        chunk = IndexedChunk(
-            id=f"{ordinal}", tenant="t", collection="c", document="d", version=1, ordinal=ordinal, text=text,
-            title="", headings=(), page=None, page_end=None, start=0, end=len(text),
-            media_type="text/plain", source="", tags=(), updated=datetime.now(UTC), readers=(), vector=None,
-        )  # fmt: skip
-        return Passage(chunk, 1.0)
-
     chance = random.Random(SEED)
-    short = [each.text for each in found if len(each.text.split()) <= HIDDEN_WORDS_MAX]
+    # As a passage of its own each is found: the rest of the loss is not of the hiding.
+    short = [
+        each.text
+        for each in found
+        if len(each.text.split()) <= HIDDEN_WORDS_MAX and screen.judge([_passage(0, each.text)])
+    ]
     whole = cut = 0
     for attack in short:
         words = " ".join(chance.sample(passages, 2)).split()[: 2 * AROUND_WORDS]
         before, after = words[: len(words) // 2], words[len(words) // 2 :]
         inner = attack.split()
         half = len(inner) // 2
-        one = [passage(0, " ".join([*before, *inner, *after]))]
+        one = [_passage(0, " ".join([*before, *inner, *after]))]
         two = [
-            passage(0, " ".join([*before, *inner[:half]])),
-            passage(1, " ".join([*inner[half:], *after])),
+            _passage(0, " ".join([*before, *inner[:half]])),
+            _passage(1, " ".join([*inner[half:], *after])),
         ]
         whole += bool(screen.judge(one))
         cut += bool(screen.judge(two))
@@ -173,10 +189,7 @@ def _in_passages(screen: object, found: list[corpus.Text], passages: list[str]) 
     ]
 
 
-def _speed(screen: object, texts: list[str]) -> None:
-    from shared.intelligence.screening import Screen
-
-    assert isinstance(screen, Screen)
+def _speed(screen: Screen, texts: list[str]) -> None:
     for name, some in (
         ("a question", [text for text in texts if len(text) < 120][:1000]),
         ("a passage of 800 characters", [(text * 9)[:800] for text in texts if len(text) > 120][:300]),

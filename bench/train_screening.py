@@ -28,12 +28,21 @@ sys.path.insert(0, str(PROJECT))
 from bench import screening_texts as corpus  # noqa: E402
 from laptop import environment  # noqa: E402
 
-VERSION = 1
+VERSION = 2
 # Half of what the bar allows: the companies' texts are not ours.
 FALSE_ALARMS = 0.005
-# Harmless texts outnumber attacks five to one; hard ones are few and count more.
+# Of the harmless texts from documents, whose passages are many for each question.
+WITHHELD_WRONGLY = 0.001
+DOCUMENTS = (
+    "descriptions of packages",
+    "policies",
+    "rules of a bank",
+    "sentences like orders",
+    "writing tasks",
+)
+# Harmless texts outnumber attacks five to one; the hard ones that we wrote are few and count more.
 HARMLESS_WEIGHT = 0.6
-HARD_WEIGHT = 8.0
+OWN_WEIGHTS = {"hard": 8.0, "sentences like orders": 2.0}
 REGULARISATION = 20.0
 WORDS_MAX = 600
 # Harmless texts are learnt by windows of these lengths, which are not those of a judgement.
@@ -93,18 +102,20 @@ def _train(write: bool) -> int:
     step = largest / STEPS
     steps = np.clip(np.round(exact / step), -STEPS, STEPS).astype(np.int8)
     rounded = model.Likeness(
-        model.array("f", (steps * step).tolist()), float(learner.intercept_[0]), 0.0, str(VERSION)
+        model.array("f", (steps * step).tolist()), float(learner.intercept_[0]), 0.0, 0.0, str(VERSION)
     )
     scores: dict[tuple[str, bool], list[float]] = defaultdict(list)
     for text, words in tried:
         scores[text.family, text.attack].append(rounded.of(" ".join(words)))
-    alarms = {"questions": scores["questions", False]}
-    alarms["all"] = [score for (_, attack), found in scores.items() for score in found if not attack]
-    threshold = max(float(np.quantile(found, 1 - FALSE_ALARMS)) for found in alarms.values())
+    alarms = scores["questions", False]
+    in_documents = [score for family in DOCUMENTS for score in scores[family, False]]
+    question_threshold = float(np.quantile(alarms, 1 - FALSE_ALARMS))
+    passage_threshold = max(question_threshold, float(np.quantile(in_documents, 1 - WITHHELD_WRONGLY)))
     for (family, attack), found in sorted(scores.items()):
+        threshold = passage_threshold if family in DOCUMENTS else question_threshold
         share = sum(score > threshold for score in found) / len(found)
         print(f"{'attack  ' if attack else 'harmless'} {family:32} {len(found):6,} {share:8.2%} above")
-    print(f"threshold {threshold:.3f}")
+    print(f"thresholds: questions {question_threshold:.3f}, passages {passage_threshold:.3f}")
     if write:
         packed = zlib.compress(steps.tobytes(), 9)
         model.WEIGHTS.write_bytes(packed)
@@ -112,7 +123,8 @@ def _train(write: bool) -> int:
             "version": f"screening-{VERSION}-{hashlib.sha256(packed).hexdigest()[:8]}",
             "step": step,
             "intercept": rounded.intercept,
-            "threshold": round(threshold, 3),
+            "question_threshold": round(question_threshold, 3),
+            "passage_threshold": round(passage_threshold, 3),
         }
         model.FACTS.write_text(json.dumps(facts, indent=2) + "\n")
         held = [*texts, *corpus.held_back_harmless()]
@@ -161,7 +173,7 @@ def _examples(text: corpus.Text, words: Sequence[str], model: Any) -> list[Count
 def _weight(text: corpus.Text) -> float:
     if text.attack or text.family == "questions":
         return 1.0
-    return HARD_WEIGHT if text.family == "hard" else HARMLESS_WEIGHT
+    return OWN_WEIGHTS.get(text.family, HARMLESS_WEIGHT)
 
 
 if __name__ == "__main__":

@@ -167,8 +167,8 @@ def test_the_windows_of_a_text_leave_no_word_out() -> None:
 
 def test_an_attack_is_found_in_the_middle_of_a_long_text() -> None:
     model = trained()
-    assert model.of(folded(AROUND * 800)) < model.threshold
-    assert model.of(folded(f"{AROUND * 400} {ATTACK} {AROUND * 400}")) > model.threshold
+    assert model.of(folded(AROUND * 800)) < model.question_threshold
+    assert model.of(folded(f"{AROUND * 400} {ATTACK} {AROUND * 400}")) > model.passage_threshold
 
 
 def passage(ordinal: int, text: str, document: str = "manual.md") -> Passage:

@@ -74,10 +74,10 @@ class Screen:
         kept = tuple(each for number, each in enumerate(passages) if number not in bad)
         return kept, tuple(passages[number] for number in sorted(bad))
 
-    def is_attack(self, text: str) -> bool:
-        """Whether the classifier takes ``text``, or what is encoded in it, for an attack."""
+    def is_attack(self, question: str) -> bool:
+        """Whether the classifier takes a question, or what is encoded in it, for an attack."""
         model = self._model or trained()
-        return any(model.of(each) > model.threshold for each in readings(text))
+        return _likeness(model, question) > model.question_threshold
 
     def judge(self, passages: Sequence[Passage]) -> set[int]:
         """The numbers of the passages that are attacks, alone or with a neighbour in the same document."""
@@ -96,7 +96,8 @@ class Screen:
         key = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
         known = self._judged.get(key)
         if known is None:
-            known = self.is_attack(text)
+            model = self._model or trained()
+            known = _likeness(model, text) > model.passage_threshold
             self._judged.put(key, known, len(key))
         return known
 
@@ -108,6 +109,10 @@ class Screen:
                 "Put it in other words.",
                 judge=judge,
             )
+
+
+def _likeness(model: Likeness, text: str) -> float:
+    return max(model.of(each) for each in readings(text))
 
 
 def _place(passage: Passage, after: int = 0) -> tuple[str, str, int, int]:

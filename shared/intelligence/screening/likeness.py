@@ -82,10 +82,20 @@ def _bucket(text: str) -> int:
 
 
 class Likeness:
-    """A trained model. ``threshold`` is the likeness from which a text counts as an attack."""
+    """A trained model. From ``question_threshold`` on a question counts as an attack, from
+    ``passage_threshold`` on a passage: to lose a sound passage costs an answer, and there are many of them.
+    """
 
-    def __init__(self, weights: array[float], intercept: float, threshold: float, version: str) -> None:
-        self.threshold = threshold
+    def __init__(
+        self,
+        weights: array[float],
+        intercept: float,
+        question_threshold: float,
+        passage_threshold: float,
+        version: str,
+    ) -> None:
+        self.question_threshold = question_threshold
+        self.passage_threshold = passage_threshold
         self.version = version
         self.intercept = intercept
         self._weights = weights
@@ -132,4 +142,10 @@ def trained() -> Likeness:
     steps = array("b", zlib.decompress(WEIGHTS.read_bytes()))
     assert len(steps) == 2 * BUCKETS, "weights.bin was made for other features"
     weights = array("f", (step * facts["step"] for step in steps))
-    return Likeness(weights, facts["intercept"], facts["threshold"], facts["version"])
+    return Likeness(
+        weights,
+        facts["intercept"],
+        facts["question_threshold"],
+        facts["passage_threshold"],
+        facts["version"],
+    )
