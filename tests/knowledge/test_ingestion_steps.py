@@ -95,6 +95,27 @@ async def test_an_acceptance_that_is_completed_after_a_crash_takes_in_what_it_ha
     assert len(texts) == FILTER_ROWS + 2
 
 
+async def test_the_newest_upload_wins_though_it_is_what_was_visible_before_an_older_one_came_late(
+    lifecycle: Lifecycle, world: World
+):
+    """The first text is put again while another one is on its way: nothing to do, as it seems by then."""
+    await lifecycle.ingest(a=TEXT, b="Another.")
+    late = (await lifecycle.accept(a=f"{TEXT} Late.")).ticket
+    await lifecycle.prepared(late)
+    newest = (await lifecycle.accept(a=TEXT, b="Yet another.")).ticket
+    await lifecycle.prepared(newest)
+    assert await lifecycle.ingestion.settlement.commit(late, 0, {})
+    assert (await lifecycle.texts())["a.txt"] == f"{TEXT} Late."
+    assert not await lifecycle.ingestion.settlement.commit(newest, 0, {})
+    await lifecycle.prepared(newest)
+    assert await lifecycle.ingestion.settlement.commit(newest, 0, {})
+    assert await lifecycle.texts() == {"a.txt": TEXT.strip(), "b.txt": "Yet another."}
+    records = await world.documents.find_all("acme", world.name, ["a.txt", "b.txt"])
+    assert {record.state for record in records.values()} == {"indexed"}
+    owned = {claim for record in records.values() for claim in record.texts.values()}
+    assert await texts_kept(lifecycle, world) == owned
+
+
 @pytest.mark.parametrize("newer", ["a newer version", "a deletion", "nothing"])
 async def test_chunks_that_a_stopped_worker_uploads_late_are_taken_back(
     lifecycle: Lifecycle, world: World, monkeypatch: pytest.MonkeyPatch, newer: str

@@ -72,6 +72,8 @@ class Settlement:
             known[document] = _unread_outcome(document, failed.get(-1), cancelled)
         # What the change decides is told through here, as the last try decided it.
         decided: dict[str, Outcome] = {}
+        # Documents that were unchanged when they were prepared, beside a version that is visible no more.
+        stale: set[str] = set()
 
         async def look_at_layouts() -> None:
             # After the records were read and before they are written: see `shared.knowledge.reindexing`.
@@ -87,6 +89,10 @@ class Settlement:
                 outcome = Outcome(document, "cancelled", own.version, code="cancelled", retryable=True)
             else:
                 outcome = own.outcome(collection.serving.number, failed)
+            if outcome.state == "unchanged" and _is_stale(outcome, record, ticket):
+                stale.add(document)
+                return None
+            stale.discard(document)
             changed, decided[document] = _settled(outcome, own, record, ticket, collection)
             return changed
 
@@ -111,6 +117,8 @@ class Settlement:
             await self._content.remove_others(
                 ticket.tenant, collection.name, PARSED, texts_origin(ticket, number), own | owned
             )
+        if stale:
+            return False
         failpoints.passed("commit.cleaned")
         done = list(decided.values())
         await self._shards.put_outcomes(ticket, number, done)
@@ -238,6 +246,16 @@ def _texts(record: Document, prepared: PreparedDocument) -> dict[int, str]:
     """The text of the version that becomes visible, beside that of the one visible until now."""
     before = {version: text for version, text in record.texts.items() if version == record.visible}
     return {**before, prepared.version: prepared.text}
+
+
+def _is_stale(outcome: Outcome, record: Document | None, ticket: Ticket) -> bool:
+    """Whether an older upload became visible since the document was found to be unchanged.
+
+    Its bytes are others than those that were put last, so that these have work to be done after all.
+    """
+    if record is None or (record.job, record.attempt) != (ticket.job, ticket.attempt):
+        return False
+    return record.state is DocumentState.ACCEPTED and record.visible != outcome.version
 
 
 def _settled(
