@@ -25,7 +25,8 @@ GIVEN_AWAY = re.compile(rb"/runtime/webhooks|[?&](?:code|sig)=|AccountKey=|" + A
 API_KEY = re.compile(rb"gw_[0-9a-f]{16}_[A-Za-z0-9_-]{43}")
 # Members of bodies that hold what callers confide: documents, questions, prompts.
 CONFIDING = ("content", "query", "input", "instructions")
-CONFIDED_CHARACTERS = range(40, 80)
+CONFIDED_CHARACTERS = 40
+CONFIDED_SPACES = 4
 # Beginnings of what was confided to the stack in this run: no log and no table may ever hold one.
 CONFIDED: set[str] = set()
 
@@ -41,8 +42,9 @@ def confide(body: Any) -> None:
         for name, value in body.items():
             if name in CONFIDING and isinstance(value, str):
                 line = max(value.splitlines(), key=len, default="")
-                if len(line) in CONFIDED_CHARACTERS or len(line) > max(CONFIDED_CHARACTERS):
-                    CONFIDED.add(line[: max(CONFIDED_CHARACTERS)])
+                # Single words, however long, may well be a name somewhere else.
+                if len(line) >= CONFIDED_CHARACTERS and line.count(" ") >= CONFIDED_SPACES:
+                    CONFIDED.add(line[: 2 * CONFIDED_CHARACTERS])
             else:
                 confide(value)
 
