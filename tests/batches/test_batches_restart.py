@@ -13,6 +13,8 @@ from running_stack import RunningStack
 
 LINES = 1000
 WAIT_SECONDS = 60
+# So slow that a batch of these lines takes seconds, and is still running when it is cancelled.
+SLOW_MS = 300
 # What may be asked again for each kill: of each lane the lines since its last note and those in flight.
 REPEATED = 4 * (64 + 16)
 
@@ -54,7 +56,7 @@ def test_a_batch_whose_host_is_killed_answers_every_line_once(
 def test_a_cancelled_batch_keeps_what_is_done_and_a_retry_does_the_rest(
     own: RunningStack, client: openai.OpenAI, service: Any
 ):
-    service.does(latency_ms=30)
+    service.does(latency_ms=SLOW_MS)
     batch = start(client, requests(LINES))
     wait_for(lambda: answered(service) >= 200)
     assert client.batches.cancel(batch.id).status == "cancelling"
@@ -79,7 +81,7 @@ def test_a_cancelled_batch_keeps_what_is_done_and_a_retry_does_the_rest(
 def test_a_batch_killed_while_it_is_cancelled_ends_cancelled(
     own: RunningStack, client: openai.OpenAI, service: Any
 ):
-    service.does(latency_ms=50)
+    service.does(latency_ms=SLOW_MS)
     batch = start(client, requests(LINES))
     wait_for(lambda: answered(service) >= 100)
     client.batches.cancel(batch.id)
