@@ -70,7 +70,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     if config.getoption("--security"):
-        reports = [each for group in terminalreporter.stats.values() for each in group]
+        found = (each for group in terminalreporter.stats.values() for each in group)
+        reports = [each for each in found if isinstance(each, pytest.TestReport)]
         terminalreporter.write_line("")
         for line in security_table.lines(reports):
             terminalreporter.write_line(line)
