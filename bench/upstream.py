@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from abc import ABC, abstractmethod
 from typing import Any
 
 import httptools
@@ -22,7 +23,7 @@ def response(status: int, body: bytes, headers: bytes = b"") -> bytes:
     return head % (status, headers, len(body)) + body
 
 
-class Connection(asyncio.Protocol):
+class Connection(asyncio.Protocol, ABC):
     """One connection: whole requests come in. A client that leaves ends the work on its request.
 
     ``POST /control`` with a JSON object sets what the service does and its counters to zero; ``GET /control``
@@ -34,13 +35,13 @@ class Connection(asyncio.Protocol):
     def __init__(self) -> None:
         self._work: asyncio.Task[None] | None = None
 
+    @abstractmethod
     def control(self, wanted: dict[str, Any] | None) -> dict[str, Any]:
         """Do as ``wanted`` from now on, if anything is; the counters."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def answer(self, body: bytes) -> None:
         """Answer a request, by writing to the transport."""
-        raise NotImplementedError
 
     def answer_at_once(self, body: bytes) -> bytes | None:
         """The answer to a request that needs no work; None for any other."""
