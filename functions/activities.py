@@ -24,6 +24,8 @@ Outcome = dict[str, Any]
 
 # Transient faults of Azure's services pass within minutes: 2 + 4 + 8 + 16 + 32 + 60 s of waiting.
 TRIES = 7
+# Pages that one history may hold before the orchestration goes on as a new one.
+PAGES_PER_HISTORY = 50
 FIRST_WAIT_SECONDS = 2.0
 LONGEST_WAIT_SECONDS = 60.0
 # Where a service asks for a longer wait than this, the job fails as retryable instead of sleeping.
@@ -81,6 +83,23 @@ def call(context: Context, name: str, payload: Payload) -> Generator[Any, Any, A
     if "error" in outcome:
         raise StepFailed(outcome["error"])
     return outcome["value"]
+
+
+def page_by_page(context: Context, step: str) -> Generator[Any, Any, Payload | None]:
+    """Run the activity ``step`` for page after page, until it tells of no other.
+
+    The state at the end; None where there are more pages than one history may hold, and the orchestration
+    goes on as a new one.
+    """
+    state: Payload = {"page": 0, "collection": "", "after": "", **given(context)}
+    for _ in range(PAGES_PER_HISTORY):
+        following = yield from call(context, step, state)
+        state["page"] += 1
+        if following is None:
+            return state
+        state |= following
+    context.continue_as_new(state)
+    return None
 
 
 def call_all(context: Context, name: str, payloads: Sequence[Payload]) -> Generator[Any, Any, list[Outcome]]:

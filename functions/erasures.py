@@ -9,7 +9,7 @@ import azure.durable_functions as df
 from azurefunctions.extensions.http.fastapi import JSONResponse, Response
 from pydantic import Field
 
-from functions.activities import Context, StepFailed, activity, call, given
+from functions.activities import Context, StepFailed, activity, call, given, page_by_page
 from functions.http import Call, Model, accepted, route
 from functions.jobs import job_id_for, start_job
 from functions.maintenance import refuse_limited
@@ -20,8 +20,6 @@ from shared.jobs import Ticket
 
 blueprint = df.Blueprint()
 
-# A page leaves less than a kilobyte of history; then a new history begins.
-PAGES_PER_HISTORY = 50
 NONCE_HEADER = "x-receipt-nonce"
 
 
@@ -71,18 +69,11 @@ async def get_receipt(call: Call) -> Response:
 @blueprint.orchestration_trigger(context_name="context")
 def erase(context: Context) -> Generator[Any, Any, Any]:
     """An erasure: the documents page by page, then other traces, then a second look and the receipt."""
-    state = {"page": 0, "collection": "", "after": "", **given(context)}
-    ticket = {name: state[name] for name in ("tenant", "job", "attempt")}
+    ticket = {name: given(context)[name] for name in ("tenant", "job", "attempt")}
     try:
-        for _ in range(PAGES_PER_HISTORY):
-            following = yield from call(context, "erase_documents", state)
-            state["page"] += 1
-            if following is None:
-                yield from call(context, "erase_traces", ticket)
-                yield from call(context, "finish_erasure", ticket)
-                return
-            state |= following
-        context.continue_as_new(state)
+        if (yield from page_by_page(context, "erase_documents")) is not None:
+            yield from call(context, "erase_traces", ticket)
+            yield from call(context, "finish_erasure", ticket)
     except StepFailed as failed:
         yield from call(context, "fail_job", {"ticket": ticket, "error": failed.error})
 

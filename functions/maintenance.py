@@ -12,7 +12,7 @@ import azure.durable_functions as df
 import azure.functions as func
 from azurefunctions.extensions.http.fastapi import Response
 
-from functions.activities import Context, StepFailed, activity, call, given
+from functions.activities import Context, StepFailed, activity, call, given, page_by_page
 from functions.http import Call, Client, accepted, route
 from functions.jobs import checked_against_orchestration, job_id_for, start_job
 from functions.services import services
@@ -24,8 +24,6 @@ log = logging.getLogger("groundwork.maintenance")
 blueprint = df.Blueprint()
 
 DAY_SECONDS = 86_400
-# A page leaves less than a kilobyte of history; then a new history begins.
-PAGES_PER_HISTORY = 50
 # Jobs removed in one run of the timer: a minute or two of deletions.
 REMOVED_JOBS_MAX = 2000
 _FINISHED = (
@@ -64,17 +62,10 @@ async def post_reconciliation(call: Call) -> Response:
 @blueprint.orchestration_trigger(context_name="context")
 def reconcile(context: Context) -> Generator[Any, Any, Any]:
     """A reconciliation: page by page through the tenant's collections, then sum up."""
-    state = {"page": 0, "collection": "", "after": "", **given(context)}
-    ticket = {name: state[name] for name in ("tenant", "job", "attempt")}
+    ticket = {name: given(context)[name] for name in ("tenant", "job", "attempt")}
     try:
-        for _ in range(PAGES_PER_HISTORY):
-            following = yield from call(context, "reconcile_page", state)
-            state["page"] += 1
-            if following is None:
-                yield from call(context, "finish_reconciliation", state)
-                return
-            state |= following
-        context.continue_as_new(state)
+        if (state := (yield from page_by_page(context, "reconcile_page"))) is not None:
+            yield from call(context, "finish_reconciliation", state)
     except StepFailed as failed:
         yield from call(context, "fail_job", {"ticket": ticket, "error": failed.error})
 
