@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from shared.errors import PromptRefused
 from shared.inferencing.caching import BoundedCache
-from shared.intelligence.screening.likeness import Likeness, trained
+from shared.intelligence.screening.likeness import trained
 from shared.intelligence.screening.reading import readings
 
 if TYPE_CHECKING:
@@ -43,12 +43,9 @@ class Shields(Protocol):
 class Screen:
     """Judges questions and passages. With ``refuses`` off it only says in the log what it would have done."""
 
-    def __init__(
-        self, shields: Shields | None = None, *, refuses: bool = True, model: Likeness | None = None
-    ) -> None:
+    def __init__(self, shields: Shields | None = None, *, refuses: bool = True) -> None:
         self._shields = shields
         self._refuses = refuses
-        self._model = model
         self._judged: BoundedCache[bool] = BoundedCache(JUDGEMENTS_BYTES, JUDGEMENTS_SECONDS)
 
     def check(self, conversation: Sequence[Mapping[str, str]]) -> None:
@@ -76,8 +73,7 @@ class Screen:
 
     def is_attack(self, question: str) -> bool:
         """Whether the classifier takes a question, or what is encoded in it, for an attack."""
-        model = self._model or trained()
-        return _likeness(model, question) > model.question_threshold
+        return _likeness(question) > trained().question_threshold
 
     def judge(self, passages: Sequence[Passage]) -> set[int]:
         """The numbers of the passages that are attacks, alone or with a neighbour in the same document."""
@@ -96,8 +92,7 @@ class Screen:
         key = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
         known = self._judged.get(key)
         if known is None:
-            model = self._model or trained()
-            known = _likeness(model, text) > model.passage_threshold
+            known = _likeness(text) > trained().passage_threshold
             self._judged.put(key, known, len(key))
         return known
 
@@ -111,8 +106,8 @@ class Screen:
             )
 
 
-def _likeness(model: Likeness, text: str) -> float:
-    return max(model.of(each) for each in readings(text))
+def _likeness(text: str) -> float:
+    return max(trained().of(each) for each in readings(text))
 
 
 def _place(passage: Passage, after: int = 0) -> tuple[str, str, int, int]:
