@@ -13,6 +13,7 @@ from typing import Any
 import psutil
 import pytest
 
+from bench.hostile_files import ATTACKS
 from shared.errors import (
     Cancelled,
     CorruptDocument,
@@ -161,10 +162,20 @@ class TestLimits:
         with pytest.raises(ParseMemoryExceeded):
             await prepare(pool, sheet, Media.XLSX)
 
+    @pytest.mark.skipif(sys.platform != "linux", reason="other systems watch the resident size by polling")
+    async def test_a_reader_that_aborts_without_a_word_for_want_of_memory_is_told_from_a_crash(
+        self, make_pool: MakePool
+    ) -> None:
+        pool = make_pool(memory_bytes=300 * 1024 * 1024)
+        bomb = ATTACKS["stream-bomb.pdf"]()
+        with pytest.raises(ParseMemoryExceeded):
+            await prepare(pool, bomb, Media.PDF)
+        assert (await prepare(pool)).document.title == "One"
+
     @pytest.mark.skipif(sys.platform == "win32", reason="a signal tells how a process ended")
     @pytest.mark.parametrize(
         ("number", "error"),
-        [("SIGSEGV", CorruptDocument), ("SIGABRT", ParseMemoryExceeded), ("SIGKILL", ParseMemoryExceeded)],
+        [("SIGSEGV", CorruptDocument), ("SIGABRT", CorruptDocument), ("SIGKILL", ParseMemoryExceeded)],
     )
     async def test_a_worker_that_dies_fails_its_document_alone(
         self, pool: ParserPool, number: str, error: type[Exception]

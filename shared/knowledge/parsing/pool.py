@@ -29,7 +29,7 @@ from shared.knowledge.media import Media
 from shared.knowledge.parsing.document import ParsedDocument
 from shared.knowledge.parsing.limits import DEFAULT_LIMITS, ParseLimits
 from shared.knowledge.parsing.short import Answer, ShortDocuments, is_short
-from shared.knowledge.parsing.worker import limits_argument, read_frame, received, write_frame
+from shared.knowledge.parsing.worker import NO_MEMORY, limits_argument, read_frame, received, write_frame
 
 _log = logging.getLogger(__name__)
 
@@ -49,8 +49,8 @@ _BOOT = (
     "from shared.knowledge.parsing.worker import limits_from, main; main(limits_from(sys.argv[1]))"
 )
 
-# What allocators of C++, Rust and Python say before they give up.
-_OUT_OF_MEMORY = (b"memory allocation of", b"bad_alloc", b"ut of memory", b"MemoryError")
+# What allocators of C++, Rust and Python say before they give up, and what a worker says of PDFium.
+_OUT_OF_MEMORY = (b"memory allocation of", b"bad_alloc", b"ut of memory", b"MemoryError", NO_MEMORY)
 
 _DOCUMENT_ERRORS = {cls.code: cls for cls in (errors.DocumentError, *errors.DocumentError.__subclasses__())}
 
@@ -193,9 +193,7 @@ class _Worker:
             return errors.ParseTimeout()
         words = self._last_words()
         killed = sys.platform != "win32" and code == -signal.SIGKILL  # not by us: the system's memory ran out
-        # PDFium gives up without a word where memory is short; glibc and Rust name the damage they abort for.
-        gave_up = sys.platform != "win32" and code == -signal.SIGABRT and not words
-        if killed or gave_up or any(said in words for said in _OUT_OF_MEMORY):
+        if killed or any(said in words for said in _OUT_OF_MEMORY):
             return errors.ParseMemoryExceeded()
         return errors.CorruptDocument("The reader failed on the document.")
 

@@ -6,8 +6,10 @@ in JSON. It ends by itself when its standard input does, so it does not outlive 
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import signal
 import struct
 import sys
 from dataclasses import astuple
@@ -32,6 +34,11 @@ _RETIRE_RSS_SHARE = 0.25
 # What libraries say may quote a document: the host reads a few words of it after a crash, and keeps none.
 _STDERR_BYTES = 1024 * 1024
 _OPEN_FILES = 64
+
+# What a worker says when it aborts for want of memory.
+NO_MEMORY = b"out of memory\n"
+# The handler must live as long as the process may call it.
+_on_abort: Any = None
 
 
 def write_frame(stream: BinaryIO, header: dict[str, Any], payload: bytes = b"") -> None:
@@ -61,6 +68,7 @@ def main(limits: ParseLimits) -> None:
     requests = os.fdopen(os.dup(0), "rb")
     responses = os.fdopen(os.dup(1), "wb")
     _silence()
+    _tell_of_short_memory()
     limited = _confine(limits)
     write_frame(responses, {"pid": os.getpid(), "memory_limited": limited})
     served = 0
@@ -85,6 +93,30 @@ def _silence() -> None:
     nothing = os.open(os.devnull, os.O_RDWR)
     os.dup2(nothing, 0)
     os.dup2(nothing, 1)
+
+
+def _tell_of_short_memory() -> None:
+    """Say so where this process aborts because no memory was to be had.
+
+    PDFium aborts without a word when an allocation fails; what failed last is still told by ``errno`` then.
+    A handler of Python's own would run only after the abort, so this one is the C library's.
+    """
+    if sys.platform == "win32":
+        return
+    import ctypes
+
+    global _on_abort
+    set_handler = ctypes.CDLL(None).signal
+    set_handler.argtypes, set_handler.restype = (ctypes.c_int, ctypes.c_void_p), ctypes.c_void_p
+
+    def on_abort(number: int) -> None:
+        if ctypes.get_errno() == errno.ENOMEM:
+            os.write(2, NO_MEMORY)
+        set_handler(number, None)  # the default: it ends the process
+        os.kill(os.getpid(), number)
+
+    _on_abort = ctypes.CFUNCTYPE(None, ctypes.c_int, use_errno=True)(on_abort)
+    set_handler(signal.SIGABRT, ctypes.cast(_on_abort, ctypes.c_void_p))
 
 
 def _confine(limits: ParseLimits) -> bool:
