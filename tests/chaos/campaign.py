@@ -22,6 +22,7 @@ from devhost import failpoints as host_failpoints
 from shared import failpoints
 
 from . import clocks, disks
+from .breaks import BREAKS
 from .documents import Line
 from .invariants import Stores, check_documents
 from .machine import Machine
@@ -276,6 +277,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--seed", type=int, default=int(time.time()))
     parser.add_argument("--point", action="append", help="only this fail point, may be repeated; '' for none")
     parser.add_argument("--fault", action="append", choices=(*FAULTS, "none"), help="only this, repeatable")
+    parser.add_argument("--broken", choices=BREAKS, default="", help="break the app, to see it noticed")
     parser.add_argument("--keep", type=Path, help="a folder for the stack, kept afterwards")
     arguments = parser.parse_args(argv)
     print(f"seed {arguments.seed}", flush=True)
@@ -284,7 +286,7 @@ def main(argv: list[str]) -> int:
     faults = [fault for fault in arguments.fault or FAULTS if fault != "none"]
     namespace = Strain.DISK in faults and disks.enter_namespace()
     with _folder(arguments.keep) as folder:
-        machine = Machine(folder, arguments.seed, namespace=namespace)
+        machine = Machine(folder, arguments.seed, namespace=namespace, broken=arguments.broken)
         faults = [*possible(faults, machine.mounted)]
         stops = STOP_POINTS if PAUSE in faults else ()
         with machine.running():

@@ -19,6 +19,8 @@ from typing import Any
 from laptop.environment import ROOT
 from laptop.stack import Process, _die_with_parent
 
+from .breaks import break_for_good
+
 IMPORTED = (
     "functions.chat functions.console functions.openai_surface functions.ingestion devhost.host "
     "devhost.server devhost.queues devhost.blobs devhost.timers devhost.durable azure.storage.blob.aio "
@@ -77,9 +79,11 @@ class HostForks:
         self._news = threading.Condition()
         threading.Thread(target=self._listen, daemon=True).start()
 
-    def start(self, arguments: Sequence[str], settings: Mapping[str, str], log: Path) -> Process:
-        """A host with `devhost`'s command line ``arguments``."""
-        order = {"arguments": list(arguments), "settings": dict(settings), "log": str(log)}
+    def start(
+        self, arguments: Sequence[str], settings: Mapping[str, str], log: Path, broken: str = ""
+    ) -> Process:
+        """A host with `devhost`'s command line ``arguments``; one of `BREAKS` names what is ``broken``."""
+        order = {"arguments": list(arguments), "settings": dict(settings), "log": str(log), "broken": broken}
         assert self._server.stdin is not None
         with self._news:
             self._server.stdin.write(json.dumps(order) + "\n")
@@ -139,6 +143,8 @@ def _become_host(order: Mapping[str, Any]) -> None:
         for target, source in ((0, nothing), (1, log), (2, log)):
             os.dup2(source, target)
         os.environ.update(order["settings"])
+        if order["broken"]:
+            break_for_good(order["broken"])
         from devhost.__main__ import main
 
         status = main(order["arguments"])

@@ -38,6 +38,7 @@ class Stores:
     index_folder: Path
     tenant: str
     collection: str
+    spec: IndexSpec = SPEC
 
     def in_storage(self, work: Callable[[Storage], Awaitable[T]]) -> T:
         async def run() -> T:
@@ -48,7 +49,7 @@ class Stores:
 
     def in_index(self, work: Callable[[SearchIndex], Awaitable[T]]) -> T:
         async def run() -> T:
-            index = open_index(f"embedded:{self.index_folder}/{SPEC.name}", SPEC)
+            index = open_index(f"embedded:{self.index_folder}/{self.spec.name}", self.spec)
             await index.ensure()
             try:
                 return await work(index)
@@ -72,7 +73,7 @@ class Stores:
 
         async def tend(opened: Storage) -> Collection:
             collections = Collections(opened)
-            index = open_index(f"embedded:{self.index_folder}/{SPEC.name}", SPEC)
+            index = open_index(f"embedded:{self.index_folder}/{self.spec.name}", self.spec)
             indexes = _Alone(index)
             upkeep = LayoutUpkeep(jobs=Jobs(opened), collections=collections, indexes=cast(Any, indexes))
             try:

@@ -39,7 +39,8 @@ CALM = Life(End.KILL)
 class Machine:
     """Azurite and the model host go on; the host of the app lives one `Life` after another."""
 
-    def __init__(self, folder: Path, seed: int, *, namespace: bool) -> None:
+    def __init__(self, folder: Path, seed: int, *, namespace: bool, broken: str = "") -> None:
+        self._broken = broken
         self.state, self.azurite = folder / "state", folder / "azurite"
         self.index = self.state / "index"
         folder.mkdir(parents=True, exist_ok=True)
@@ -117,7 +118,7 @@ class Machine:
         forks = self._clocked if clocked else self._forks
         self._began = time.monotonic()
         logs = self.stack.folder / "logs"
-        self._host = forks.start(arguments, self._settings(life), logs / "host.log")
+        self._host = forks.start(arguments, self._settings(life), logs / "host.log", self._broken)
 
     def serves(self) -> bool:
         """Wait until the host serves; False where it ended before."""
