@@ -116,9 +116,18 @@ def call_all(context: Context, name: str, payloads: Sequence[Payload]) -> Genera
         pending = [i for i in pending if _worth_another_try(outcomes[i])]
         if not pending or attempt == TRIES:
             break
-        wait = max(_wait_seconds(outcomes[i], attempt) for i in pending)
-        yield context.create_timer(context.current_utc_datetime + timedelta(seconds=wait))
+        yield after(context, max(_wait_seconds(outcomes[i], attempt) for i in pending))
     return outcomes
+
+
+def after(context: Context, seconds: float) -> Any:
+    """A durable timer to wait for."""
+    return context.create_timer(context.current_utc_datetime + timedelta(seconds=seconds))
+
+
+def back_off_seconds(attempt: int) -> float:
+    """How long to wait after the attempt of this number, from 1 on, where nobody knows better."""
+    return min(LONGEST_WAIT_SECONDS, FIRST_WAIT_SECONDS * 2 ** (attempt - 1))
 
 
 def _worth_another_try(outcome: Outcome) -> bool:
@@ -129,5 +138,4 @@ def _worth_another_try(outcome: Outcome) -> bool:
 
 
 def _wait_seconds(outcome: Outcome, attempt: int) -> float:
-    back_off = min(LONGEST_WAIT_SECONDS, FIRST_WAIT_SECONDS * 2 ** (attempt - 1))
-    return max(back_off, outcome["error"]["retry_after"] or 0)
+    return max(back_off_seconds(attempt), outcome["error"]["retry_after"] or 0)

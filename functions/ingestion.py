@@ -12,7 +12,7 @@ from typing import Any
 import azure.durable_functions as df
 from azurefunctions.extensions.http.fastapi import Response
 
-from functions.activities import Context, StepFailed, activity, call, given
+from functions.activities import Context, StepFailed, activity, after, back_off_seconds, call, given
 from functions.events import accept_again
 from functions.http import Call, accepted, route
 from functions.ingestion_request import MAX_TAG_CHARACTERS, MAX_TAGS, IngestionRequest
@@ -26,8 +26,11 @@ from shared.knowledge.ingestion import Incoming
 
 blueprint = df.Blueprint()
 
-# A shard is prepared anew where its collection has got another layout meanwhile: as often as that happens.
-PREPARATIONS = 3
+# A shard is prepared anew where its collection has got another layout meanwhile. One reindexing after the
+# other may go on doing that to a collection that is small: after some preparations each further one waits,
+# for five minutes in all.
+PREPARATIONS_AT_ONCE = 3
+PREPARATIONS = 12
 # What one execution leaves of history: about a kilobyte a shard, half of one a batch. Then a new one begins.
 SHARDS_PER_HISTORY = 200
 BATCHES_PER_HISTORY = 200
@@ -226,6 +229,10 @@ def ingest_shard(context: Context) -> Generator[Any, Any, Any]:
         except StepFailed as error:
             return error.error
         if settled is not False:
+            return None
+        if PREPARATIONS_AT_ONCE <= preparation + 1 < PREPARATIONS:
+            yield after(context, back_off_seconds(preparation + 2 - PREPARATIONS_AT_ONCE))
+            context.continue_as_new({**shard, "preparation": preparation + 1})
             return None
     return LAYOUTS_KEEP_COMING
 

@@ -19,6 +19,8 @@ TICKET = {"tenant": "t", "job": "j", "attempt": 1}
 TASKS_MAX = 600
 EXECUTIONS_MAX = 10_000
 
+BEGINNING = datetime(2026, 1, 1, tzinfo=UTC)
+
 Answer = Callable[[str, Any], Any]
 
 
@@ -26,7 +28,7 @@ class Execution:
     """What an orchestrator is given; it keeps what was asked for."""
 
     def __init__(self, payload: Any) -> None:
-        self.current_utc_datetime = datetime(2026, 1, 1, tzinfo=UTC)
+        self.current_utc_datetime = BEGINNING
         self.payload = payload
         self.next: Any = None
 
@@ -38,8 +40,8 @@ class Execution:
 
     call_sub_orchestrator = call_activity
 
-    def create_timer(self, _: datetime) -> list[tuple[str, Any]]:
-        return [("timer", None)]
+    def create_timer(self, moment: datetime) -> list[tuple[str, Any]]:
+        return [("timer", moment)]
 
     def task_all(self, tasks: list[list[tuple[str, Any]]]) -> list[tuple[str, Any]]:
         return [call for task in tasks for call in task]
@@ -118,12 +120,38 @@ def test_a_shard_of_very_many_batches_embeds_each_once_and_tells_which_failed():
 
 @pytest.mark.parametrize("batches", [1, 450])
 def test_a_shard_whose_collection_is_reindexed_meanwhile_is_prepared_anew_so_often(batches: int):
-    output, asked, _ = run(
+    output, asked, sizes = run(
         "ingest_shard", {"ticket": TICKET, "shard": 0}, values(prepare_shard=batches, commit_shard=False)
     )
     counts = Counter(name for name, _ in asked)
-    assert (counts["prepare_shard"], counts["commit_shard"], counts["embed_batch"]) == (3, 3, 3 * batches)
+    assert (counts["prepare_shard"], counts["commit_shard"], counts["embed_batch"]) == (12, 12, 12 * batches)
+    assert max(sizes) <= TASKS_MAX
     assert output["code"] == "conflict"
+    waits = [moment for name, moment in asked if name == "timer"]
+    assert [round((moment - BEGINNING).total_seconds()) for moment in waits] == [
+        2,
+        4,
+        8,
+        16,
+        32,
+        60,
+        60,
+        60,
+        60,
+    ]
+
+
+@pytest.mark.parametrize("layouts", [1, 2, 3, 4, 11])
+def test_a_shard_is_settled_once_no_other_layout_comes(layouts: int):
+    commits = iter([False] * layouts + [True])
+
+    def answer(name: str, _: Any) -> Any:
+        return None if name == "timer" else {"value": next(commits) if name == "commit_shard" else 1}
+
+    output, asked, _ = run("ingest_shard", {"ticket": TICKET, "shard": 0}, answer)
+    assert output is None
+    counts = Counter(name for name, _ in asked)
+    assert (counts["prepare_shard"], counts["timer"]) == (layouts + 1, max(0, layouts - 2))
 
 
 def test_a_batch_of_a_service_is_looked_at_for_as_long_as_it_takes():
