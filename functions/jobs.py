@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from typing import Any
 
@@ -17,7 +17,7 @@ from functions.activities import activity
 from functions.http import Call, Client, accepted, ended_by_error, event_stream, route, sse
 from functions.services import services
 from shared import failpoints
-from shared.errors import Conflict, Hidden, InvalidParameter, NotFound, StorageUnavailable
+from shared.errors import Cancelled, Conflict, Hidden, InvalidParameter, NotFound, StorageUnavailable
 from shared.identity import Principal, Role
 from shared.inferencing.batches import Counts
 from shared.jobs import POLL_SECONDS, Job, Kind, State, Ticket, derived_id, new_id, status_document
@@ -290,12 +290,21 @@ async def checked_against_orchestration(client: Client | None, job: Job) -> Job:
         return job
     log.warning("orchestration_ended_without_its_job", extra={"job": job.id})
     reason = {
-        "item": "",
         "code": "orchestration_ended",
         "message": "The orchestration ended before the job did.",
         "retryable": True,
     }
-    return await services().jobs.finish(job.ticket, State.FAILED, errors=[reason])
+    return await _ended_without_success(job, job.ticket, reason)
+
+
+async def _ended_without_success(job: Job, ticket: Ticket, error: Mapping[str, Any]) -> Job:
+    """End an attempt that cannot go on, its documents first: a job that has ended is looked at no more."""
+    reason = {name: error[name] for name in ("code", "message", "retryable")}
+    if job.kind is Kind.INGESTION and not job.state.final and job.attempt == ticket.attempt:
+        await services().ingestion.settlement.abandon(ticket, reason)
+    if reason["code"] == Cancelled.code:
+        return await services().jobs.finish(ticket, State.CANCELLED)
+    return await services().jobs.finish(ticket, State.FAILED, errors=[{"item": "", **reason}])
 
 
 # --- background ---
@@ -316,14 +325,6 @@ async def start_left_behind(timer: func.TimerRequest, client: Client) -> None:
 @activity(blueprint)
 async def fail_job(payload: dict[str, Any]) -> None:
     """End a job whose orchestration cannot go on."""
-    error = payload["error"]
     ticket = Ticket.from_dict(payload["ticket"])
-    cancelled = error["code"] == "cancelled"
-    reason = {"item": "", **{name: error[name] for name in ("code", "message", "retryable")}}
-    job = await services().jobs.finish(
-        ticket,
-        State.CANCELLED if cancelled else State.FAILED,
-        errors=[] if cancelled else [reason],
-    )
-    if job.kind is Kind.INGESTION:
-        await services().ingestion.settlement.abandon(ticket)
+    job = await services().jobs.get(ticket.tenant, ticket.job)
+    await _ended_without_success(job, ticket, payload["error"])

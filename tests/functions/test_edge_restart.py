@@ -252,6 +252,9 @@ def test_a_job_that_lost_its_orchestration_fails_though_nobody_looks_at_it(own: 
         return all(listed[job]["state"] == "failed" for job in jobs)
 
     wait_for(ended)
+    listed = own.call("GET", f"/api/collections/{collection}/documents?limit=100").json["items"]
+    ends = {(record["state"], (record["error"] or {}).get("code")) for record in listed}
+    assert ends == {("failed", "orchestration_ended")}
     for job in jobs:
         status = own.call("GET", f"/api/jobs/{job}").json
         assert [error["code"] for error in status["errors"]] == ["orchestration_ended"]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from shared.jobs import Job, Ticket, new_id
+from shared.jobs import Job, State, Ticket, new_id
 from shared.knowledge.ingestion import Incoming
-from shared.storage import FILTER_ROWS, PARSED
+from shared.storage import FILTER_ROWS, JOBS, PARSED
 from tests.intelligence.world import World, chat_model, ranker, servers, world
 from tests.knowledge.lifecycle import Lifecycle, lifecycle
 
@@ -146,3 +146,43 @@ async def test_chunks_that_a_stopped_worker_uploads_late_are_taken_back(
     listed = await index.document_versions("acme", world.name)
     expected = {"a newer version": [2], "a deletion": [], "nothing": [1]}[newer]
     assert [each.version for each in listed] == expected
+
+
+GAVE_UP = {"code": "storage_unavailable", "message": "Storage cannot serve now.", "retryable": True}
+
+
+@pytest.mark.parametrize("reached", ["accepted", "planned", "prepared"])
+@pytest.mark.parametrize(
+    ("error", "state"), [(GAVE_UP, "failed"), ({**GAVE_UP, "code": "cancelled"}, "cancelled")]
+)
+async def test_documents_of_an_attempt_that_cannot_go_on_end_with_it_and_those_of_others_do_not(
+    lifecycle: Lifecycle, world: World, reached: str, error: dict, state: str
+):
+    await lifecycle.ingest(b=TEXT)
+    ticket = (await lifecycle.accept(a=TEXT, b=f"{TEXT} New.", c=TEXT)).ticket
+    if reached == "accepted":
+        await world.storage.delete_blobs(JOBS, f"{ticket.prefix}/plan")
+    if reached == "planned":
+        await lifecycle.ingestion.planning.plan(ticket)
+    if reached == "prepared":
+        await lifecycle.prepared(ticket)
+    other = (await lifecycle.accept(c=f"{TEXT} By another.")).ticket
+    for _ in range(2):  # as an activity may be
+        await lifecycle.ingestion.settlement.abandon(ticket, error)
+    records = {record.id: record async for record in world.documents.every("acme", world.name)}
+    assert [records[name].state for name in ("a.txt", "b.txt", "c.txt")] == [state, state, "accepted"]
+    assert (records["a.txt"].error or {})["code"] == error["code"]
+    assert (records["b.txt"].visible, records["c.txt"].job) == (1, other.job)
+    assert await lifecycle.texts() == {"b.txt": TEXT.strip()}
+
+
+async def test_a_retry_after_that_brings_them_to_their_end(lifecycle: Lifecycle, world: World):
+    ticket = (await lifecycle.accept(a=TEXT, b=TEXT)).ticket
+    await lifecycle.prepared(ticket)
+    await lifecycle.ingestion.settlement.abandon(ticket, GAVE_UP)
+    await lifecycle.jobs.finish(ticket, State.FAILED, errors=[GAVE_UP])
+    again = (await lifecycle.jobs.retry("acme", ticket.job)).ticket
+    await lifecycle.prepared(again)
+    assert await lifecycle.ingestion.settlement.commit(again, 0, {})
+    assert (await lifecycle.ingestion.settlement.finish(again))["counts"] == {"indexed": 2}
+    assert await lifecycle.texts() == dict.fromkeys(("a.txt", "b.txt"), TEXT.strip())

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from shared import failpoints
-from shared.errors import NotFound
+from shared.errors import Cancelled, NotFound
 from shared.jobs import STATUS_ERRORS, State
 from shared.knowledge.documents import DocumentState
 from shared.knowledge.index import VersionRange
@@ -212,10 +212,14 @@ class Settlement:
         failpoints.passed("finish.ended")
         return {"state": state.value, "counts": counts}
 
-    async def abandon(self, ticket: Ticket) -> None:
-        """Remove what an attempt has left that cannot go on; what a retry needs stays."""
-        plan = await self._shards.plan(ticket) or {}
-        for number in range(plan.get("shards", 0)):
+    async def abandon(self, ticket: Ticket, error: Mapping[str, Any]) -> None:
+        """Let the documents fail for which an attempt can do nothing more, and remove what it has left.
+
+        What a retry needs stays. The job itself is to be ended after this: it is looked for until it has.
+        """
+        # An attempt that was broken off before it had a plan may have documents already.
+        shards = range(await self._shards.count_manifests(ticket))
+        for number in shards:
             await self._shards.drop_batches(ticket, number)
         try:
             collection = (await self._assignments.of(ticket)).collection
@@ -223,11 +227,23 @@ class Settlement:
             job = await self._jobs.get(ticket.tenant, ticket.job)
             await self._content.remove_job(ticket.tenant, job.collection, ticket.job)
             return
-        for number in range(plan.get("shards", 0)):
+        cancelled = error["code"] == Cancelled.code
+        state = DocumentState.CANCELLED if cancelled else DocumentState.FAILED
+        reason = {name: error[name] for name in ("code", "message", "retryable")}
+
+        def end(_: None, record: Document | None) -> Document | None:
+            if record is None or record.state is not DocumentState.ACCEPTED:
+                return None
+            if (record.job, record.attempt) != (ticket.job, ticket.attempt):
+                return None
+            return replace(record, state=state, error=reason, finished=time.time())
+
+        for number in shards:
+            manifest = await self._shards.manifest(ticket, number)
+            ids = dict.fromkeys(upload.id for upload in manifest)
+            records = await self._documents.change_all(ticket.tenant, collection.name, ids, end)
             shard = await self._shards.prepared(ticket, number)
-            texts = {document.upload.id: document.text for document in shard.documents}
-            records = await self._documents.find_all(ticket.tenant, collection.name, texts)
-            await self._clean_content(collection, {*texts.values()}, records)
+            await self._clean_content(collection, {one.text for one in shard.documents}, records)
 
 
 def _unread_outcome(document: str, reason: Mapping[str, Any] | None, cancelled: bool) -> Outcome:
