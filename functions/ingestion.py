@@ -208,7 +208,7 @@ def ingest_shard(context: Context) -> Generator[Any, Any, Any]:
         else:
             first, failed = 0, {}
             try:
-                batches = yield from call(context, "prepare_shard", shard)
+                batches = yield from call(context, "prepare_shard", {**shard, "again": preparation > 0})
             except StepFailed as error:
                 batches, failed["-1"] = 0, error.error
         last = min(batches, first + BATCHES_PER_HISTORY)
@@ -261,8 +261,9 @@ async def plan_ingestion(payload: dict[str, Any]) -> dict[str, int]:
 @activity(blueprint)
 async def prepare_shard(payload: dict[str, Any]) -> int:
     """Read and chunk a shard's documents; the number of embedding batches."""
+    again = payload.get("again", False)  # shards that an older version of the app began do not say
     return await services().ingestion.preparation.prepare(
-        Ticket.from_dict(payload["ticket"]), payload["shard"]
+        Ticket.from_dict(payload["ticket"]), payload["shard"], again=again
     )
 
 

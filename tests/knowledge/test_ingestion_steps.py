@@ -186,3 +186,26 @@ async def test_a_retry_after_that_brings_them_to_their_end(lifecycle: Lifecycle,
     assert await lifecycle.ingestion.settlement.commit(again, 0, {})
     assert (await lifecycle.ingestion.settlement.finish(again))["counts"] == {"indexed": 2}
     assert await lifecycle.texts() == dict.fromkeys(("a.txt", "b.txt"), TEXT.strip())
+
+
+@pytest.mark.parametrize("end", ["committed", "abandoned"])
+async def test_chunks_of_a_preparation_go_though_the_next_one_finds_their_document_superseded(
+    lifecycle: Lifecycle, world: World, end: str
+):
+    """A layout is added between the two, and another job takes the document, which then fails."""
+    ticket = (await lifecycle.accept(a=TEXT, b=TEXT)).ticket
+    await lifecycle.prepared(ticket)
+    other = (await lifecycle.accept(a=f"{TEXT} By another.")).ticket
+    await lifecycle.reindexing.begin(await lifecycle.reindex(chunk_characters=300))
+    settlement = lifecycle.ingestion.settlement
+    assert not await settlement.commit(ticket, 0, {})
+    batches = await lifecycle.ingestion.preparation.prepare(ticket, 0, again=True)
+    await lifecycle.embedded(ticket, batches, 0)
+    if end == "committed":
+        assert await settlement.commit(ticket, 0, {})
+    else:
+        await settlement.abandon(ticket, GAVE_UP)
+    await settlement.abandon(other, GAVE_UP)
+    index = await world.indexes.of("embedding")
+    listed = {(each.document, each.version) for each in await index.document_versions("acme", world.name)}
+    assert listed == ({("b.txt", 1)} if end == "committed" else set())

@@ -117,8 +117,15 @@ class PreparedShard:
     """A shard after its preparation: documents to make visible, and those that had their end already.
 
     ``records`` are those of its documents as the preparation has read them; None where that is not known.
+    ``left`` are versions of preparations before this one, by document: their chunks may be in the index.
     """
 
     documents: tuple[PreparedDocument, ...] = ()
     outcomes: tuple[Outcome, ...] = ()
     records: tuple[Document, ...] | None = None
+    left: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def embedded(self) -> dict[str, int]:
+        """All versions of which chunks may be in the index, by document."""
+        return {**self.left, **{document.upload.id: document.version for document in self.documents}}

@@ -81,8 +81,11 @@ class Preparation:
         self._assignments = assignments
         self._gathering = gathering
 
-    async def prepare(self, ticket: Ticket, number: int) -> int:
-        """Read and chunk the documents of a shard; the number of embedding batches they make."""
+    async def prepare(self, ticket: Ticket, number: int, *, again: bool = False) -> int:
+        """Read and chunk the documents of a shard; the number of embedding batches they make.
+
+        ``again`` says that what was prepared before may be in the index by now.
+        """
         assignment = await self._assignments.of(ticket)
         assignment.stop_if_cancelled()
         collection = assignment.collection
@@ -120,12 +123,12 @@ class Preparation:
         ]
         for batch_number, batch in enumerate(batches):
             await self._shards.put_batch(ticket, number, batch_number, batch)
+        before = await self._shards.prepared(ticket, number) if again else PreparedShard()
         where = placements(batches)
         prepared = [replace(one.document, placements=where[one.document.upload.id]) for one in read]
         failpoints.passed("prepare.read")
-        await self._shards.put_prepared(
-            ticket, number, PreparedShard(tuple(prepared), tuple(outcomes), tuple(records.values()))
-        )
+        shard = PreparedShard(tuple(prepared), tuple(outcomes), tuple(records.values()), before.embedded)
+        await self._shards.put_prepared(ticket, number, shard)
         failpoints.passed("prepare.noted")
         await self._jobs.report(
             ticket,

@@ -12,7 +12,7 @@ from shared.errors import Cancelled, NotFound
 from shared.jobs import STATUS_ERRORS, State
 from shared.knowledge.documents import DocumentState
 from shared.knowledge.index import VersionRange
-from shared.knowledge.ingestion.outcomes import Outcome, PreparedDocument
+from shared.knowledge.ingestion.outcomes import Outcome, PreparedDocument, PreparedShard
 from shared.knowledge.ingestion.shards import shard_name, texts_origin
 from shared.storage import PARSED
 
@@ -108,7 +108,7 @@ class Settlement:
             await self._clean_content(collection, {one.text for one in shard.documents}, records)
             return False
         failpoints.passed("commit.flipped")
-        await self._clean_index(collection, prepared, after)
+        await self._clean_index(collection, shard, after)
         own = {upload.content for upload in uploads.values()} | {one.text for one in shard.documents}
         await self._clean_content(collection, own, after)
         if any(outcome.state == "superseded" for outcome in known.values()):
@@ -156,22 +156,23 @@ class Settlement:
         return collection
 
     async def _clean_index(
-        self, collection: Collection, prepared: Mapping[str, PreparedDocument], after: Mapping[str, Document]
+        self, collection: Collection, shard: PreparedShard, after: Mapping[str, Document]
     ) -> None:
         """Remove the chunks that no one may see any more."""
         indexes = await self._indexes.all_of(collection)
         live = {layout.number for layout in collection.live_layouts}
-        for document, own in prepared.items():
+        placements = {one.upload.id: one.placements.keys() for one in shard.documents}
+        for document, version in shard.embedded.items():
             record = after.get(document)
             owner = (collection.tenant, collection.name, document)
             for index in indexes:
-                if record is None or record.visible != own.version:
-                    await index.delete_document(*owner, VersionRange(only=own.version))
+                if record is None or record.visible != version:
+                    await index.delete_document(*owner, VersionRange(only=version))
                     continue
-                if own.version > 1:
-                    await index.delete_document(*owner, VersionRange(below=own.version))
-                for gone in own.placements.keys() - live:
-                    await index.delete_document(*owner, VersionRange(only=own.version), layout=gone)
+                if version > 1:
+                    await index.delete_document(*owner, VersionRange(below=version))
+                for gone in placements.get(document, set()) - live:
+                    await index.delete_document(*owner, VersionRange(only=version), layout=gone)
 
     async def _clean_content(
         self, collection: Collection, own: set[str], after: Mapping[str, Document]
@@ -243,6 +244,7 @@ class Settlement:
             ids = dict.fromkeys(upload.id for upload in manifest)
             records = await self._documents.change_all(ticket.tenant, collection.name, ids, end)
             shard = await self._shards.prepared(ticket, number)
+            await self._clean_index(collection, shard, records)
             await self._clean_content(collection, {one.text for one in shard.documents}, records)
 
 

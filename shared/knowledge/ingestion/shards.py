@@ -97,6 +97,7 @@ class Shards:
         kept = {
             "documents": [document.to_dict() for document in prepared.documents],
             "outcomes": [outcome.to_dict() for outcome in prepared.outcomes],
+            "left": dict(prepared.left),
         }
         if prepared.records is not None:
             kept["records"] = [{**record.to_row(), "etag": record.etag} for record in prepared.records]
@@ -112,6 +113,7 @@ class Shards:
             tuple(PreparedDocument.from_dict(data) for data in kept["documents"]),
             tuple(Outcome.from_dict(data) for data in kept["outcomes"]),
             None if records is None else tuple(Document.from_row(row) for row in records),
+            kept.get("left", {}),
         )
 
     async def put_outcomes(self, ticket: Ticket, number: int, outcomes: Iterable[Outcome]) -> None:
