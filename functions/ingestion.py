@@ -1,6 +1,6 @@
 """Ingestion and deletion: HTTP in; orchestrations that fan the work out. Events are in `functions.events`.
 
-ingest ── plan ── waves of shards ── finish
+ingest ── plan, which does at once what is little ── waves of shards ── finish
                     └ ingest_shard ── prepare ── embed, batch by batch ── commit
 """
 
@@ -165,7 +165,7 @@ async def _accept(call: Call, collection: str, incoming: list[Incoming], title: 
 
 @blueprint.orchestration_trigger(context_name="context")
 def ingest(context: Context) -> Generator[Any, Any, Any]:
-    """An ingestion: plan the shards, work through them in waves, sum up.
+    """An ingestion: plan the shards, work through them in waves, sum up. What is little ends with the plan.
 
     After many shards a new history begins, with what was planned in its input.
     """
@@ -173,6 +173,8 @@ def ingest(context: Context) -> Generator[Any, Any, Any]:
     ticket = {name: state[name] for name in ("tenant", "job", "attempt")}
     try:
         plan = state.get("plan") or (yield from call(context, "plan_ingestion", ticket))
+        if ended := plan.get("ended"):
+            return ended
         last = min(plan["shards"], state["first"] + SHARDS_PER_HISTORY)
         for first in range(state["first"], last, plan["in_flight"]):
             numbers = range(first, min(first + plan["in_flight"], last))
@@ -208,7 +210,7 @@ def ingest_shard(context: Context) -> Generator[Any, Any, Any]:
         else:
             first, failed = 0, {}
             try:
-                batches = yield from call(context, "prepare_shard", {**shard, "again": preparation > 0})
+                batches = yield from call(context, "prepare_shard", shard)
             except StepFailed as error:
                 batches, failed["-1"] = 0, error.error
         last = min(batches, first + BATCHES_PER_HISTORY)
@@ -251,19 +253,18 @@ def delete(context: Context) -> Generator[Any, Any, Any]:
 
 
 @activity(blueprint)
-async def plan_ingestion(payload: dict[str, Any]) -> dict[str, int]:
+async def plan_ingestion(payload: dict[str, Any]) -> dict[str, Any]:
     """Lay out the shards of an attempt; accept first what an event brought and was refused before."""
     ticket = Ticket.from_dict(payload)
     await accept_again(ticket)
-    return await services().ingestion.planning.plan(ticket)
+    return await services().ingestion.begin(ticket)
 
 
 @activity(blueprint)
 async def prepare_shard(payload: dict[str, Any]) -> int:
     """Read and chunk a shard's documents; the number of embedding batches."""
-    again = payload.get("again", False)  # shards that an older version of the app began do not say
     return await services().ingestion.preparation.prepare(
-        Ticket.from_dict(payload["ticket"]), payload["shard"], again=again
+        Ticket.from_dict(payload["ticket"]), payload["shard"]
     )
 
 

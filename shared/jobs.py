@@ -396,9 +396,12 @@ class Jobs:
             return changed
         raise Contended(f"The job {job_id!r} is being changed by others.", retry_after=1)
 
-    async def begin(self, ticket: Ticket, *, total: int | None = None) -> Job:
-        """The job runs now. ``total`` is the number of its items, where it is known by now."""
-        job = await self.get(ticket.tenant, ticket.job)
+    async def begin(self, ticket: Ticket, *, total: int | None = None, known: Job | None = None) -> Job:
+        """The job runs now. ``total`` is the number of its items, where it is known by now.
+
+        ``known`` is as in `change`.
+        """
+        job = known or await self.get(ticket.tenant, ticket.job)
         changes: dict[str, Any] = {"state": State.RUNNING, "started": job.started or time.time()}
         if total is not None:
             changes["total"] = total
@@ -411,9 +414,13 @@ class Jobs:
         *,
         counts: Mapping[str, int] | None = None,
         errors: Iterable[Mapping[str, Any]] = (),
+        known: Job | None = None,
     ) -> Job:
-        """The job has ended. Only an attempt that is the job's present one can end it."""
-        job = await self.get(ticket.tenant, ticket.job)
+        """The job has ended. Only an attempt that is the job's present one can end it.
+
+        ``known`` is as in `change`.
+        """
+        job = known or await self.get(ticket.tenant, ticket.job)
         if job.attempt != ticket.attempt or job.state.final:
             return job
         await self._expect_end(ticket)
@@ -502,8 +509,8 @@ class Jobs:
         row = changed.to_row()
         # Nobody writes the line but with the row: the row's condition holds for both.
         line = {**row, "RowKey": job._list_key}
-        await self._storage.swap_rows(TABLE, [(row, job.etag), (line, REPLACED)])
-        return changed
+        etags = await self._storage.swap_rows(TABLE, [(row, job.etag), (line, REPLACED)])
+        return replace(changed, etag=etags[0])
 
     # --- progress: one row a shard ---
 
@@ -526,12 +533,14 @@ class Jobs:
 
     # --- blobs of an attempt ---
 
-    async def put(self, ticket: Ticket, name: str, value: Any) -> None:
-        """Keep a JSON value of this attempt under ``name``."""
+    async def put(self, ticket: Ticket, name: str, value: Any, *, first: bool = False) -> None:
+        """Keep a JSON value of this attempt under ``name``.
+
+        Raises `Exists` where it is to be the ``first`` of that name and there is one.
+        """
         data = json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
-        await self._storage.put_blob(
-            JOBS, f"{ticket.prefix}/{name}.json", data, content_type="application/json"
-        )
+        write = self._storage.insert_blob if first else self._storage.put_blob
+        await write(JOBS, f"{ticket.prefix}/{name}.json", data, content_type="application/json")
 
     async def fetch(self, ticket: Ticket, name: str) -> Any:
         """The JSON value under ``name``, or None."""

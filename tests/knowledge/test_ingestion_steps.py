@@ -199,7 +199,7 @@ async def test_chunks_of_a_preparation_go_though_the_next_one_finds_their_docume
     await lifecycle.reindexing.begin(await lifecycle.reindex(chunk_characters=300))
     settlement = lifecycle.ingestion.settlement
     assert not await settlement.commit(ticket, 0, {})
-    batches = await lifecycle.ingestion.preparation.prepare(ticket, 0, again=True)
+    batches = await lifecycle.ingestion.preparation.prepare(ticket, 0)
     await lifecycle.embedded(ticket, batches, 0)
     if end == "committed":
         assert await settlement.commit(ticket, 0, {})

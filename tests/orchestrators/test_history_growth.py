@@ -100,6 +100,13 @@ def test_an_ingestion_of_very_many_shards_works_on_each_once_and_sums_up_once():
     assert (counts["plan_ingestion"], counts["finish_ingestion"]) == (1, 1)
 
 
+def test_an_ingestion_that_was_done_with_its_plan_asks_for_nothing_more():
+    plan = {"shards": 1, "in_flight": 4, "ended": {"state": "succeeded", "counts": {"indexed": 1}}}
+    output, asked, _ = run("ingest", TICKET, values(plan_ingestion=plan))
+    assert output == plan["ended"]
+    assert [name for name, _ in asked] == ["plan_ingestion"]
+
+
 def test_a_shard_of_very_many_batches_embeds_each_once_and_tells_which_failed():
     batches, failing = 5_000, {7, 4_321}
 

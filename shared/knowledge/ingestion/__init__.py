@@ -7,6 +7,7 @@
     embedding     one batch: one call of the embedding model, then into the index, still out of sight
     settlement    make the new versions of a shard visible, remove the old ones, note the outcomes; at last
                   sum them up
+    single pass   all of it at once, for an attempt at few and small documents
 
 Each step reads and writes blobs and rows and leaves a small outcome. A step that is run again does the
 same thing again: chunk ids follow from document, version and position, a version becomes visible only if
@@ -15,7 +16,7 @@ its record still allows it, and a writer that finds itself overtaken removes wha
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from shared.knowledge.ingestion.acceptance import Acceptance, Incoming
 from shared.knowledge.ingestion.assignments import Assignments
@@ -26,10 +27,11 @@ from shared.knowledge.ingestion.planning import Planning
 from shared.knowledge.ingestion.preparation import Preparation
 from shared.knowledge.ingestion.settlement import Settlement
 from shared.knowledge.ingestion.shards import SHARD_DOCUMENTS, Shards
+from shared.knowledge.ingestion.single_pass import SinglePass
 
 if TYPE_CHECKING:
     from shared.inferencing.gateway import Gateway
-    from shared.jobs import Jobs
+    from shared.jobs import Jobs, Ticket
     from shared.knowledge.collections import Collections
     from shared.knowledge.content import ContentStore
     from shared.knowledge.documents import Documents
@@ -57,6 +59,7 @@ class Ingestion:
         max_document_bytes: int,
         shards_in_flight: int,
     ) -> None:
+        self._shards_in_flight = shards_in_flight
         self.shards = shards = Shards(storage, jobs)
         self.assignments = assignments = Assignments(jobs, collections)
         self.acceptance = Acceptance(
@@ -83,7 +86,6 @@ class Ingestion:
             documents=documents,
             shards=shards,
             acceptance=self.acceptance,
-            shards_in_flight=shards_in_flight,
         )
         self.preparation = Preparation(
             jobs=jobs,
@@ -113,6 +115,25 @@ class Ingestion:
             shards=shards,
             assignments=assignments,
         )
+        self.single_pass = SinglePass(
+            jobs=jobs,
+            shards=shards,
+            assignments=assignments,
+            preparation=self.preparation,
+            embedding=self.embedding,
+            settlement=self.settlement,
+        )
+
+    async def begin(self, ticket: Ticket) -> dict[str, Any]:
+        """Plan an attempt: the number of its shards, and how many of them run at a time.
+
+        What is little is done at once: ``ended`` tells then what came of it.
+        """
+        plan = await self.planning.plan(ticket)
+        told: dict[str, Any] = {"shards": plan.shards, "in_flight": self._shards_in_flight}
+        if (ended := await self.single_pass.run(ticket, plan)) is not None:
+            told["ended"] = ended
+        return told
 
 
 __all__ = ["SHARD_DOCUMENTS", "Incoming", "Ingestion", "Outcome"]

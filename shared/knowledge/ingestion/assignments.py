@@ -42,7 +42,10 @@ class Assignments:
 
     async def of(self, ticket: Ticket) -> Assignment:
         """The ticket's job; `NotFound` once its collection is deleted, also where its name is used again."""
-        job = await self._jobs.get(ticket.tenant, ticket.job)
+        return await self.for_job(ticket, await self._jobs.get(ticket.tenant, ticket.job))
+
+    async def for_job(self, ticket: Ticket, job: Job) -> Assignment:
+        """As `of`, with the job as it was just read."""
         collection = await self._collections.get(ticket.tenant, job.collection)
         if collection.generation != job.generation:
             raise NotFound("collection", job.collection)

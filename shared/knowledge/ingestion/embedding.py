@@ -19,14 +19,19 @@ if TYPE_CHECKING:
     from shared.jobs import Jobs, Ticket
     from shared.knowledge.collections import Collection
     from shared.knowledge.documents import Documents
-    from shared.knowledge.index import SearchIndex
     from shared.knowledge.indexes import Indexes
-    from shared.knowledge.ingestion.assignments import Assignments
+    from shared.knowledge.ingestion.assignments import Assignment, Assignments
+    from shared.knowledge.ingestion.entries import Entry
     from shared.knowledge.ingestion.shards import Shards
 
 # The batches of a shard report their shares in rows of this many: a row holds at most 252 properties
 # (Azure Tables).
 BATCHES_PER_ROW = 200
+
+
+def embedded_share(batch: int) -> str:
+    """The name under which a batch reports how many chunks it has embedded."""
+    return f"embedded_{batch:04d}"
 
 
 class Embedding:
@@ -53,12 +58,26 @@ class Embedding:
         """Embed one batch and put it into the index, where it stays out of sight until the settlement."""
         assignment = await self._assignments.of(ticket)
         assignment.stop_if_cancelled()
-        collection = assignment.collection
         batch = await self._shards.batch(ticket, number, batch_number)
+        chunks = await self.put(ticket, assignment, batch)
+        if not chunks:
+            return
+        settled = await self._shards.outcomes(ticket, number) is not None
+        if settled or not await self._assignments.stands(ticket):
+            # The shard was settled while this ran, by a second run of this step; or the collection was
+            # deleted, and its index may have been cleared before this upload.
+            await self.withdraw_overtaken(assignment.collection, chunks)
+        # A property of its own for each batch: a batch that is run again does not count twice.
+        share = {embedded_share(batch_number): len(chunks)}
+        await self._jobs.report(ticket, f"{shard_name(number)}.{batch_number // BATCHES_PER_ROW}", **share)
+
+    async def put(self, ticket: Ticket, assignment: Assignment, batch: Sequence[Entry]) -> list[IndexedChunk]:
+        """Embed a batch and put it into the index; its chunks, none where nobody will look for them."""
+        collection = assignment.collection
         # A batch holds chunks of one layout alone.
         layout = collection.layout(batch[0]["chunk"]["layout"])
         if layout is None or layout.state is LayoutState.RETIRED:
-            return  # given up meanwhile: nobody will look for its chunks
+            return []  # given up meanwhile
         if layout.incomplete:
             # A document was left out of it already: others need not wait for a model that does not serve.
             raise Conflict("The layout is incomplete.", reason=layout.incomplete)
@@ -82,24 +101,17 @@ class Embedding:
         failpoints.passed("embed.embedded")
         await index.upload(chunks)
         failpoints.passed("embed.uploaded")
-        settled = await self._shards.outcomes(ticket, number) is not None
-        if settled or not await self._assignments.stands(ticket):
-            # The shard was settled while this ran, by a second run of this step; or the collection was
-            # deleted, and its index may have been cleared before this upload.
-            await self._withdraw_overtaken(collection, index, chunks)
-        # A property of its own for each batch: a batch that is run again does not count twice.
-        share = {f"embedded_{batch_number:04d}": len(chunks)}
-        await self._jobs.report(ticket, f"{shard_name(number)}.{batch_number // BATCHES_PER_ROW}", **share)
+        return chunks
 
-    async def _withdraw_overtaken(
-        self, collection: Collection, index: SearchIndex, chunks: Sequence[IndexedChunk]
-    ) -> None:
+    async def withdraw_overtaken(self, collection: Collection, chunks: Sequence[IndexedChunk]) -> None:
         """Remove chunks whose document has moved on meanwhile: whoever moved it may have cleaned already."""
         versions = {chunk.document: chunk.version for chunk in chunks}
         records = await self._documents.find_all(collection.tenant, collection.name, versions)
+        indexes = await self._indexes.all_of(collection)
         for document, version in versions.items():
             record = records.get(document)
             if record is None or record.has_overtaken(version):
-                await index.delete_document(
-                    collection.tenant, collection.name, document, VersionRange(only=version)
-                )
+                for index in indexes:
+                    await index.delete_document(
+                        collection.tenant, collection.name, document, VersionRange(only=version)
+                    )

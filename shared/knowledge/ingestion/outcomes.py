@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from shared.errors import GroundworkError
+from shared.jobs import STATUS_ERRORS, State
 from shared.knowledge.documents import Document, Upload
 from shared.knowledge.ingestion.entries import Placement, placements_from
 
@@ -52,6 +53,39 @@ class Outcome:
     @property
     def good(self) -> bool:
         return self.state in ("indexed", "unchanged", "superseded")
+
+
+@dataclass(slots=True)
+class Summary:
+    """What became of all documents of an attempt; ``cancelled`` where it was before there were any."""
+
+    cancelled: bool = False
+    total: int = 0
+    counts: dict[str, int] = field(default_factory=dict)
+    errors: list[dict[str, Any]] = field(default_factory=list)
+
+    def add(self, outcome: Outcome) -> None:
+        self.total += 1
+        self.counts[outcome.state] = self.counts.get(outcome.state, 0) + 1
+        if outcome.state == "failed" and len(self.errors) < STATUS_ERRORS:
+            self.errors.append(
+                {
+                    "item": outcome.id,
+                    "code": outcome.code,
+                    "message": outcome.message,
+                    "retryable": outcome.retryable,
+                }
+            )
+
+    @property
+    def state(self) -> State:
+        """The state that the job ends in."""
+        failed = self.counts.get("failed")
+        if self.cancelled or self.counts.get("cancelled"):
+            return State.CANCELLED
+        if not failed:
+            return State.SUCCEEDED
+        return State.FAILED if failed == self.total else State.PARTIAL
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from shared import failpoints
@@ -22,6 +22,15 @@ if TYPE_CHECKING:
 NO_VERSION = -1
 
 
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What an attempt has to do. ``job`` is as it is since the attempt began."""
+
+    job: Job
+    shards: int
+    documents: int
+
+
 class Planning:
     """Makes the plans of attempts."""
 
@@ -33,17 +42,15 @@ class Planning:
         documents: Documents,
         shards: Shards,
         acceptance: Acceptance,
-        shards_in_flight: int,
     ) -> None:
         self._storage = storage
         self._jobs = jobs
         self._documents = documents
         self._shards = shards
         self._acceptance = acceptance
-        self._shards_in_flight = shards_in_flight
 
-    async def plan(self, ticket: Ticket) -> dict[str, int]:
-        """Lay out what this attempt has to do; the number of its shards and how many run at a time."""
+    async def plan(self, ticket: Ticket) -> Plan:
+        """Lay out what this attempt has to do; it has begun then."""
         job = await self._jobs.get(ticket.tenant, ticket.job)
         before, plan = await self._planned_before(ticket, job)
         if "shards" not in plan:
@@ -51,8 +58,8 @@ class Planning:
         elif ticket.attempt > 1:
             plan = await self._plan_again(ticket, job, before, plan["shards"])
         failpoints.passed("plan.laid_out")
-        await self._jobs.begin(ticket, total=plan["documents"])
-        return {"shards": plan["shards"], "in_flight": self._shards_in_flight}
+        job = await self._jobs.begin(ticket, total=plan["documents"], known=job)
+        return Plan(job, plan["shards"], plan["documents"])
 
     async def _planned_before(self, ticket: Ticket, job: Job) -> tuple[Ticket, dict[str, Any]]:
         """The plan that this attempt goes on from: that of the last one before it that had one."""

@@ -55,6 +55,20 @@ class _Read:
     entries: Mapping[int, list[Entry]]
 
 
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What came of reading a shard: how its documents are prepared, and their chunks in embedding batches."""
+
+    shard: PreparedShard
+    batches: list[list[Entry]]
+
+    @property
+    def progress(self) -> dict[str, int]:
+        """What there is to report of it."""
+        read = len(self.shard.outcomes) + len(self.shard.documents)
+        return {"parsed": read, "chunks": sum(len(batch) for batch in self.batches)}
+
+
 class Preparation:
     """Makes embedding batches of a shard's documents."""
 
@@ -81,16 +95,36 @@ class Preparation:
         self._assignments = assignments
         self._gathering = gathering
 
-    async def prepare(self, ticket: Ticket, number: int, *, again: bool = False) -> int:
-        """Read and chunk the documents of a shard; the number of embedding batches they make.
-
-        ``again`` says that what was prepared before may be in the index by now.
-        """
+    async def prepare(self, ticket: Ticket, number: int) -> int:
+        """Read and chunk the documents of a shard; the number of embedding batches they make."""
         assignment = await self._assignments.of(ticket)
         assignment.stop_if_cancelled()
         collection = assignment.collection
-        layouts = await self._live_layouts(collection)
         uploads, outcomes = await self._gathering.gather(ticket, collection, number)
+        made = await self.read(ticket, number, collection, uploads, outcomes)
+        for batch_number, batch in enumerate(made.batches):
+            await self._shards.put_batch(ticket, number, batch_number, batch)
+        failpoints.passed("prepare.read")
+        before = await self._shards.prepared(ticket, number)
+        await self._shards.put_prepared(ticket, number, replace(made.shard, left=before.embedded))
+        failpoints.passed("prepare.noted")
+        await self._jobs.report(ticket, shard_name(number), **made.progress)
+        return len(made.batches)
+
+    async def read(
+        self,
+        ticket: Ticket,
+        number: int,
+        collection: Collection,
+        uploads: Sequence[Upload],
+        refused: Sequence[Outcome] = (),
+    ) -> Reading:
+        """Read and chunk uploads of a shard, whose bytes are there; nothing but their texts is kept.
+
+        ``refused`` are the outcomes of others.
+        """
+        layouts = await self._live_layouts(collection)
+        outcomes = list(refused)
         records = await self._documents.find_all(
             ticket.tenant, collection.name, [upload.id for upload in uploads]
         )
@@ -121,22 +155,9 @@ class Preparation:
                 (entry for one in read for entry in one.entries[layout.number]), model.batch_max_inputs
             )
         ]
-        for batch_number, batch in enumerate(batches):
-            await self._shards.put_batch(ticket, number, batch_number, batch)
-        before = await self._shards.prepared(ticket, number) if again else PreparedShard()
         where = placements(batches)
         prepared = [replace(one.document, placements=where[one.document.upload.id]) for one in read]
-        failpoints.passed("prepare.read")
-        shard = PreparedShard(tuple(prepared), tuple(outcomes), tuple(records.values()), before.embedded)
-        await self._shards.put_prepared(ticket, number, shard)
-        failpoints.passed("prepare.noted")
-        await self._jobs.report(
-            ticket,
-            shard_name(number),
-            parsed=len(outcomes) + len(read),
-            chunks=sum(len(batch) for batch in batches),
-        )
-        return len(batches)
+        return Reading(PreparedShard(tuple(prepared), tuple(outcomes), tuple(records.values())), batches)
 
     async def _live_layouts(self, collection: Collection) -> list[tuple[Layout, Model]]:
         """The layouts that documents have to go into, with their models; the serving one first.
@@ -231,13 +252,16 @@ def _looked_up(collection: Collection, upload: Upload, record: Document | None, 
     readers = collection.readers if upload.readers is None else upload.readers
     digest = _digest(upload, readers)
     if record.visible and record.visible_digest == digest:
+        # An earlier run of this attempt may have made it visible, and then noted nothing of it.
+        is_own = record.visible == record.version
         return Outcome(
             upload.id,
-            "unchanged",
+            "indexed" if is_own else "unchanged",
             record.visible,
             record.layouts.get(collection.serving.number, 0),
             record.pages,
             record.pages_without_text,
+            freshness_seconds=record.freshness_seconds if is_own else None,
         )
     return _Fresh(upload, record.version, digest, tuple(readers))
 

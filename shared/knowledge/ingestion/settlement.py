@@ -9,20 +9,20 @@ from typing import TYPE_CHECKING, Any
 
 from shared import failpoints
 from shared.errors import Cancelled, NotFound
-from shared.jobs import STATUS_ERRORS, State
 from shared.knowledge.documents import DocumentState
 from shared.knowledge.index import VersionRange
-from shared.knowledge.ingestion.outcomes import Outcome, PreparedDocument, PreparedShard
+from shared.knowledge.ingestion.outcomes import Outcome, PreparedDocument, Summary
 from shared.knowledge.ingestion.shards import shard_name, texts_origin
 from shared.storage import PARSED
 
 if TYPE_CHECKING:
-    from shared.jobs import Jobs, Ticket
+    from shared.jobs import Job, Jobs, Ticket
     from shared.knowledge.collections import Collection, Collections
     from shared.knowledge.content import ContentStore
-    from shared.knowledge.documents import Document, Documents
+    from shared.knowledge.documents import Document, Documents, Upload
     from shared.knowledge.indexes import Indexes
-    from shared.knowledge.ingestion.assignments import Assignments
+    from shared.knowledge.ingestion.assignments import Assignment, Assignments
+    from shared.knowledge.ingestion.outcomes import PreparedShard
     from shared.knowledge.ingestion.shards import Shards
 
 
@@ -55,16 +55,35 @@ class Settlement:
     async def commit(self, ticket: Ticket, number: int, failed: Mapping[int, Mapping[str, Any]]) -> bool:
         """Make the shard's new versions visible and note what became of each document.
 
-        ``failed`` tells the batches that could not be embedded, with the error of each. False where a layout
-        has been added since the preparation: nothing is decided then, and the shard is to be prepared anew.
+        ``failed`` tells the batches that could not be embedded, with the error of each. False where the shard
+        is to be prepared anew.
         """
-        if (done := await self._shards.outcomes(ticket, number)) is not None:
-            await self._report(ticket, number, done)
-            return True
-        assignment = await self._assignments.of(ticket)
+        done = await self._shards.outcomes(ticket, number)
+        if done is None:
+            assignment = await self._assignments.of(ticket)
+            shard = await self._shards.prepared(ticket, number)
+            manifest = await self._shards.manifest(ticket, number)
+            done = await self.settle(ticket, number, assignment, manifest, shard, failed)
+        if done is None:
+            return False
+        await self._jobs.report(ticket, shard_name(number), **published(done))
+        return True
+
+    async def settle(
+        self,
+        ticket: Ticket,
+        number: int,
+        assignment: Assignment,
+        manifest: Sequence[Upload],
+        shard: PreparedShard,
+        failed: Mapping[int, Mapping[str, Any]],
+    ) -> list[Outcome] | None:
+        """Make the new versions of a shard visible, and note what became of each of its documents.
+
+        None where a layout has been added since the preparation: nothing is decided then.
+        """
         collection = assignment.collection
-        shard = await self._shards.prepared(ticket, number)
-        uploads = {upload.id: upload for upload in await self._shards.manifest(ticket, number)}
+        uploads = {upload.id: upload for upload in manifest}
         cancelled = assignment.cancelled
         prepared = {document.upload.id: document for document in shard.documents}
         known: dict[str, Outcome] = {outcome.id: outcome for outcome in shard.outcomes}
@@ -79,7 +98,7 @@ class Settlement:
             # After the records were read and before they are written: see `shared.knowledge.reindexing`.
             nonlocal collection
             if not cancelled:
-                collection = await self._with_room(ticket, shard.documents, failed)
+                collection = await self._with_room(ticket, assignment.job, shard.documents, failed)
 
         def settle(document: str, record: Document | None) -> Document | None:
             own = prepared.get(document)
@@ -106,33 +125,29 @@ class Settlement:
         except _LayoutAdded:
             records = await self._documents.find_all(ticket.tenant, collection.name, ids)
             await self._clean_content(collection, {one.text for one in shard.documents}, records)
-            return False
+            return None
         failpoints.passed("commit.flipped")
         await self._clean_index(collection, shard, after)
         own = {upload.content for upload in uploads.values()} | {one.text for one in shard.documents}
         await self._clean_content(collection, own, after)
-        if any(outcome.state == "superseded" for outcome in known.values()):
-            # A run of the preparation that was killed may have read what the last one found superseded.
+        if shard.left or any(outcome.state == "superseded" for outcome in known.values()):
+            # An earlier run of the preparation may have read what the last one found superseded.
             owned = {claim for record in after.values() for claim in record.claims}
             await self._content.remove_others(
                 ticket.tenant, collection.name, PARSED, texts_origin(ticket, number), own | owned
             )
         if stale:
-            return False
+            return None
         failpoints.passed("commit.cleaned")
         done = list(decided.values())
         await self._shards.put_outcomes(ticket, number, done)
         failpoints.passed("commit.noted")
-        await self._report(ticket, number, done)
-        return True
-
-    async def _report(self, ticket: Ticket, number: int, done: Sequence[Outcome]) -> None:
-        failed = sum(outcome.state == "failed" for outcome in done)
-        await self._jobs.report(ticket, shard_name(number), published=len(done), failed=failed)
+        return done
 
     async def _with_room(
         self,
         ticket: Ticket,
+        job: Job,
         documents: Sequence[PreparedDocument],
         failed: Mapping[int, Mapping[str, Any]],
     ) -> Collection:
@@ -141,7 +156,7 @@ class Settlement:
         One that does not serve and cannot have a document is marked: it will not serve before it is whole.
         Raises `_LayoutAdded` where the documents were not prepared for one.
         """
-        collection = (await self._assignments.of(ticket)).collection
+        collection = (await self._assignments.for_job(ticket, job)).collection
         for layout in collection.live_layouts:
             if any(layout.number not in document.placements for document in documents):
                 raise _LayoutAdded
@@ -152,7 +167,7 @@ class Settlement:
                 await self._collections.mark_incomplete(
                     ticket.tenant, collection.name, layout.number, error["code"]
                 )
-                return await self._with_room(ticket, documents, failed)
+                return await self._with_room(ticket, job, documents, failed)
         return collection
 
     async def _clean_index(
@@ -185,33 +200,22 @@ class Settlement:
 
     async def finish(self, ticket: Ticket) -> dict[str, Any]:
         """Sum up the outcomes of all shards and end the job."""
-        plan = await self._shards.plan(ticket) or {}
-        counts: dict[str, int] = {}
-        errors: list[dict[str, Any]] = []
-        total = 0
-        async for outcome in self._shards.all_outcomes(ticket):
-            total += 1
-            counts[outcome.state] = counts.get(outcome.state, 0) + 1
-            if outcome.state == "failed" and len(errors) < STATUS_ERRORS:
-                errors.append(
-                    {
-                        "item": outcome.id,
-                        "code": outcome.code,
-                        "message": outcome.message,
-                        "retryable": outcome.retryable,
-                    }
-                )
-        state = State.SUCCEEDED
-        if counts.get("cancelled") or (await self._jobs.cancel_requested(ticket) and not total):
-            state = State.CANCELLED
-        elif counts.get("failed"):
-            state = State.FAILED if counts["failed"] == total else State.PARTIAL
+        shards = (await self._shards.plan(ticket) or {}).get("shards", 0)
+        sums = Summary()
+        async for outcome in self._shards.all_outcomes(ticket, shards):
+            sums.add(outcome)
+        if not sums.total and await self._jobs.cancel_requested(ticket):
+            sums.cancelled = True
         # An ended job holds no text: its batches go first, and nothing needs them by now.
-        for number in range(plan.get("shards", 0)):
+        for number in range(shards):
             await self._shards.drop_batches(ticket, number)
-        await self._jobs.finish(ticket, state, counts=counts, errors=errors)
+        return await self.end(ticket, sums)
+
+    async def end(self, ticket: Ticket, sums: Summary, known: Job | None = None) -> dict[str, Any]:
+        """End a job as the outcomes of its documents say. ``known`` is the job as it was last read."""
+        await self._jobs.finish(ticket, sums.state, counts=sums.counts, errors=sums.errors, known=known)
         failpoints.passed("finish.ended")
-        return {"state": state.value, "counts": counts}
+        return {"state": sums.state.value, "counts": sums.counts}
 
     async def abandon(self, ticket: Ticket, error: Mapping[str, Any]) -> None:
         """Let the documents fail for which an attempt can do nothing more, and remove what it has left.
@@ -248,6 +252,12 @@ class Settlement:
             await self._clean_content(collection, {one.text for one in shard.documents}, records)
 
 
+def published(outcomes: Sequence[Outcome]) -> dict[str, int]:
+    """What there is to report of a shard that was settled."""
+    failed = sum(outcome.state == "failed" for outcome in outcomes)
+    return {"published": len(outcomes), "failed": failed}
+
+
 def _unread_outcome(document: str, reason: Mapping[str, Any] | None, cancelled: bool) -> Outcome:
     if cancelled or reason is None:
         return Outcome(document, "cancelled", code="cancelled", retryable=True)
@@ -258,6 +268,11 @@ def _unread_outcome(document: str, reason: Mapping[str, Any] | None, cancelled: 
         message=reason["message"],
         retryable=reason["retryable"],
     )
+
+
+def _as_settled(record: Document) -> Outcome:
+    error = record.error or {"code": "cancelled", "message": "", "retryable": True}
+    return Outcome(record.id, record.state.value, record.version, **error)
 
 
 def _texts(record: Document, prepared: PreparedDocument) -> dict[int, str]:
@@ -292,6 +307,8 @@ def _settled(
             return None, outcome
         if record.has_overtaken(prepared.version):
             return None, replace(outcome, state="superseded")
+        if mine and record.state in (DocumentState.FAILED, DocumentState.CANCELLED):
+            return None, _as_settled(record)  # by another run of this attempt, while this one stood still
         shown = replace(
             record,
             visible=prepared.version,

@@ -93,7 +93,10 @@ class Shards:
     async def drop_batches(self, ticket: Ticket, number: int) -> None:
         await self._storage.delete_blobs(JOBS, f"{ticket.prefix}/{shard_name(number)}/batch-")
 
-    async def put_prepared(self, ticket: Ticket, number: int, prepared: PreparedShard) -> None:
+    async def put_prepared(
+        self, ticket: Ticket, number: int, prepared: PreparedShard, *, first: bool = False
+    ) -> None:
+        """Note how a shard was prepared; raises `Exists` where it is to be the first note and is not."""
         kept = {
             "documents": [document.to_dict() for document in prepared.documents],
             "outcomes": [outcome.to_dict() for outcome in prepared.outcomes],
@@ -101,7 +104,7 @@ class Shards:
         }
         if prepared.records is not None:
             kept["records"] = [{**record.to_row(), "etag": record.etag} for record in prepared.records]
-        await self._jobs.put(ticket, f"{shard_name(number)}/prepared", kept)
+        await self._jobs.put(ticket, f"{shard_name(number)}/prepared", kept, first=first)
 
     async def prepared(self, ticket: Ticket, number: int) -> PreparedShard:
         """The shard as its preparation left it; empty where that has failed."""
@@ -125,10 +128,9 @@ class Shards:
         kept = await self._jobs.fetch(ticket, f"{shard_name(number)}/outcomes")
         return None if kept is None else [Outcome.from_dict(data) for data in kept]
 
-    async def all_outcomes(self, ticket: Ticket) -> AsyncIterator[Outcome]:
+    async def all_outcomes(self, ticket: Ticket, shards: int) -> AsyncIterator[Outcome]:
         """What became of each document of an attempt, shard by shard."""
-        plan = await self.plan(ticket) or {}
-        for number in range(plan.get("shards", 0)):
+        for number in range(shards):
             for outcome in await self.outcomes(ticket, number) or []:
                 yield outcome
 
