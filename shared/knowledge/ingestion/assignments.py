@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from shared.errors import Cancelled, NotFound
+from shared.errors import Cancelled, InvalidName, NotFound
 
 if TYPE_CHECKING:
     from shared.jobs import Job, Jobs, Ticket
@@ -46,7 +46,11 @@ class Assignments:
 
     async def for_job(self, ticket: Ticket, job: Job) -> Assignment:
         """As `of`, with the job as it was just read."""
-        collection = await self._collections.get(ticket.tenant, job.collection)
+        try:
+            collection = await self._collections.get(ticket.tenant, job.collection)
+        except InvalidName:
+            # An event that was refused may have named none, or what is no name.
+            raise NotFound("collection", job.collection) from None
         if collection.generation != job.generation:
             raise NotFound("collection", job.collection)
         return Assignment(job, collection, job.cancel_requested or job.attempt != ticket.attempt)
