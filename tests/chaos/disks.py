@@ -1,8 +1,8 @@
 """Disks that can be filled: small file systems in memory, or else a limit on what a process may write.
 
 The campaign mounts them in a mount namespace of its own, so that they are gone with its processes. Where
-mounting is not permitted (containers without the capability), `fill` limits the size of the files that the
-host may write to nothing instead: appending fails for it, and for it alone, as it does on a full disk.
+mounting is not permitted (containers without the capability), the size of the files that the host may write
+is limited to nothing instead: writing fails for it, and for it alone, as appending does on a full disk.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def full(folder: Path) -> Iterator[None]:
 
 
 def forbid_writing(pid: int) -> None:
-    """The process can append to no file from now on, as on a full disk; what it has open it can read."""
+    """The process can write to no file from now on; it can read, and use its connections."""
     resource.prlimit(pid, resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
 
 

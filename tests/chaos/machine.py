@@ -185,13 +185,19 @@ class Machine:
             with disks.full(self.state), disks.full(self.azurite):
                 time.sleep(life.seconds)
         else:
-            of_host = [self._host.popen.pid, *self._children()]
-            for pid in of_host:
-                disks.forbid_writing(pid)
+            self.forbid_writing()
             time.sleep(life.seconds)
-            for pid in of_host:
-                disks.permit_writing(pid)
+            self.permit_writing()
         time.sleep(life.seconds / 4)
+
+    def forbid_writing(self) -> None:
+        """The host, and what it has started, can write no file until they are permitted to."""
+        for pid in (self._host.popen.pid, *self._children()):
+            disks.forbid_writing(pid)
+
+    def permit_writing(self) -> None:
+        for pid in (self._host.popen.pid, *self._children()):
+            disks.permit_writing(pid)
 
     # --- a host that is stopped past its lease ---
 

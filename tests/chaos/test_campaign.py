@@ -99,3 +99,22 @@ def test_a_killed_ingestion_repeats_at_most_one_batch_a_shard(machine: Machine, 
     shards_in_flight = 2
     assert 1 <= repeated <= shards_in_flight
     machine.kill()
+
+
+def test_a_host_that_may_write_no_file_accepts_nothing_and_loses_nothing(machine: Machine):
+    """What fills the disk of a campaign where mounting is not permitted."""
+    machine.start_host()
+    assert machine.serves()
+    service = service_of(machine)
+    service.insist("PUT", "/api/collections/full", b"{}", **JSON)
+    machine.forbid_writing()
+    path, key = "/api/collections/full/documents/a.txt", {"Idempotency-Key": "a"}
+    status, refused, headers = service.call("PUT", path, b"All is well.", **key)
+    assert (status, refused["retryable"]) == (503, True)
+    assert float(headers["retry-after"]) > 0
+    machine.permit_writing()
+    status, job = service.insist("PUT", path, b"All is well.", **key)
+    assert status == 202
+    assert finished(service, job["id"])["counts"] == {"indexed": 1}
+    machine.kill()
+    assert machine.faults == []
