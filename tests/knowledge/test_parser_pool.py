@@ -27,6 +27,7 @@ from shared.errors import (
 from shared.knowledge.chunking import ChunkBudget, chunk
 from shared.knowledge.media import Media
 from shared.knowledge.parsing import DEFAULT_LIMITS, ParserPool, Prepared, parse
+from shared.knowledge.parsing.pool import _Worker
 from tests.knowledge import fixtures
 
 BUDGET = ChunkBudget(fixtures.tokenizer(), max_tokens=200)
@@ -145,6 +146,30 @@ class TestLimits:
         assert isinstance(after, Prepared)
         assert time.monotonic() - started < 30
         assert not worker.is_running()
+
+    @pytest.mark.parametrize(("start", "left"), [(0.9, 8.0), (3.0, 6.0), (30.0, 4.0)])
+    async def test_a_slow_start_is_taken_from_the_documents_time_half_at_the_most(
+        self, make_pool: MakePool, monkeypatch: pytest.MonkeyPatch, start: float, left: float
+    ) -> None:
+        allowed: list[float] = []
+        watched, load, ahead = _Worker._watched, _Worker._load, [0.0]
+        now = time.monotonic
+
+        def slow_load(self: _Worker, tokenizer: str) -> Any:
+            ahead[0] = start
+            return load(self, tokenizer)
+
+        def noting(self: _Worker, seconds: float) -> Any:
+            allowed.append(seconds)
+            return watched(self, seconds)
+
+        pool = make_pool(seconds=8.0)
+        await prepare(pool)
+        monkeypatch.setattr(_Worker, "_load", slow_load)
+        monkeypatch.setattr(_Worker, "_watched", noting)
+        monkeypatch.setattr(time, "monotonic", lambda: now() + ahead[0])
+        await prepare(pool)
+        assert allowed == [pytest.approx(left, abs=0.5)]
 
     @pytest.mark.skipif(sys.platform != "linux", reason="other systems watch the resident size by polling")
     async def test_a_document_that_takes_too_much_memory_fails_alone(self, make_pool: MakePool) -> None:
