@@ -16,7 +16,7 @@ import pytest
 
 from shared.errors import Conflict, IndexUnavailable, InvalidParameter
 from shared.knowledge.index import IndexedChunk, IndexSpec, SearchRequest
-from shared.knowledge.index.embedded import EmbeddedIndex
+from shared.knowledge.index.embedded import _SERVE, EmbeddedIndex
 from shared.knowledge.index.shard import SLICE_CHUNKS, VACUUM_MIN_CHUNKS
 
 Make = Callable[..., IndexedChunk]
@@ -96,6 +96,36 @@ async def test_a_second_process_is_told_who_is_in_the_way(tmp_path: Path, chunk:
     await asyncio.sleep(0.5)
     await first.close()
     assert await waiting == 1
+
+
+async def test_a_process_that_waits_for_the_index_changes_nothing_of_it(tmp_path: Path, chunk: Make) -> None:
+    """The library cuts off what was half written when it opens a shard, and looks for its lock after that."""
+    first = EmbeddedIndex(tmp_path, SPEC)
+    await first.upload([chunk()])
+    (mappings,) = (tmp_path / SPEC.name / "shard").glob("segments/*/mutable_id_tracker.mappings")
+    with mappings.open("ab") as file:
+        file.write(b"\x02half")
+    being_written = mappings.read_bytes()
+    with pytest.raises(IndexUnavailable):
+        await EmbeddedIndex(tmp_path, SPEC, lock_wait_seconds=0.3).ensure()
+    assert mappings.read_bytes() == being_written
+    await first.close()
+
+
+async def test_a_process_that_waits_for_the_index_ends_with_who_started_it(tmp_path: Path) -> None:
+    first = EmbeddedIndex(tmp_path, SPEC)
+    await first.ensure()
+    command = [sys.executable, "-c", _SERVE, str(PROJECT), str(tmp_path / SPEC.name), "4", "600"]
+    waiting = await asyncio.create_subprocess_exec(
+        *command, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+    )
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(waiting.wait(), 1.0)
+    assert waiting.stdin is not None
+    waiting.stdin.close()
+    await asyncio.wait_for(waiting.communicate(), 60)
+    assert waiting.returncode == 0
+    await first.close()
 
 
 async def test_a_shard_process_that_dies_is_started_again(tmp_path: Path, chunk: Make) -> None:

@@ -24,6 +24,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Generator, Sequence
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -75,14 +76,22 @@ _INTEGERS = ("version", "page", "layout")
 class Shard:
     """Blocking operations on one shard. The process that has it open locks its folder."""
 
-    def __init__(self, path: Path, dimensions: int, lock_wait_seconds: float) -> None:
+    def __init__(
+        self,
+        path: Path,
+        dimensions: int,
+        lock_wait_seconds: float,
+        given_up: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Wait for the lock, unless the waiting is ``given_up``. Raises `IndexUnavailable` without it."""
         import qdrant_edge
 
         self._edge = qdrant_edge
         self._dimensions = dimensions
         path.mkdir(parents=True, exist_ok=True)
+        self._lock = _locked(path / "lock", lock_wait_seconds, given_up)
         self._check_schema(path / "schema.json")
-        self._shard = self._open(path / "shard", lock_wait_seconds)
+        self._shard = self._open(path / "shard")
         self._shard.optimize()
         self.is_written = True
 
@@ -98,23 +107,20 @@ class Shard:
         else:
             file.write_text(json.dumps(wanted), encoding="utf-8")
 
-    def _open(self, path: Path, lock_wait_seconds: float) -> edge.EdgeShard:
-        deadline = time.monotonic() + lock_wait_seconds
-        while True:
-            try:
-                if (path / "edge_config.json").exists():
-                    shard = self._edge.EdgeShard.load(str(path), self._config())
-                else:
-                    path.mkdir(exist_ok=True)
-                    shard = self._edge.EdgeShard.create(str(path), self._config())
-                self._create_field_indices(shard)
-                return shard
-            except Exception as error:  # the library raises plain Exception
-                if "WouldBlock" not in str(error):
-                    raise IndexUnavailable(f"The embedded index cannot be opened: {error}") from error
-            if time.monotonic() >= deadline:
-                raise IndexUnavailable("Another process has the embedded index open.")
-            time.sleep(LOCK_RETRY_SECONDS)
+    def _open(self, path: Path) -> edge.EdgeShard:
+        try:
+            if (path / "edge_config.json").exists():
+                shard = self._edge.EdgeShard.load(str(path), self._config())
+            else:
+                path.mkdir(exist_ok=True)
+                shard = self._edge.EdgeShard.create(str(path), self._config())
+            self._create_field_indices(shard)
+            return shard
+        except Exception as error:  # the library raises plain Exception
+            raise IndexUnavailable(
+                f"The embedded index cannot be opened: {error}. If that stays, remove its folder: "
+                "reconciliation fills it again from what was read of the documents."
+            ) from error
 
     def _config(self) -> edge.EdgeConfig:
         e = self._edge
@@ -149,6 +155,7 @@ class Shard:
     def close(self) -> None:
         self.sync()
         self._shard.close()
+        self._lock.close()
 
     def sync(self) -> None:
         """Bring to disk what was written; no write may be acknowledged before."""
@@ -352,6 +359,37 @@ class Shard:
         return self._edge.FieldCondition(tree.field, range=self._edge.RangeDateTime(**times))
 
 
+def _locked(file: Path, wait_seconds: float, given_up: Callable[[], bool]) -> IO[bytes]:
+    """The open ``file``, locked until it is closed or this process ends.
+
+    The library has a lock as well, but looks at it last: whoever tries to open a shard has by then repaired,
+    as it takes it, what another process was just writing.
+    """
+    stream = file.open("ab")
+    deadline = time.monotonic() + wait_seconds
+    while not _try_lock(stream):
+        if given_up() or time.monotonic() >= deadline:
+            stream.close()
+            raise IndexUnavailable("Another process has the embedded index open.")
+        time.sleep(LOCK_RETRY_SECONDS)
+    return stream
+
+
+def _try_lock(stream: IO[bytes]) -> bool:
+    try:
+        if sys.platform == "win32":
+            import msvcrt
+
+            msvcrt.locking(stream.fileno(), msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
 def point_id(chunk_id: str) -> str:
     """The library takes UUIDs only."""
     return str(uuid.uuid5(uuid.NAMESPACE_OID, chunk_id))
@@ -412,14 +450,19 @@ def serve(path: str, dimensions: str, lock_wait_seconds: str) -> None:
     """Open the shard and answer the parent until it closes or goes away."""
     requests, replies = sys.stdin.buffer, sys.stdout.buffer
     sys.stdout = sys.stderr  # nothing else may write into the replies
-    try:
-        shard = Shard(Path(path), int(dimensions), float(lock_wait_seconds))
-    except GroundworkError as error:
-        write_frame(replies, (0, False, (type(error).__name__, error.detail)))
-        return
-    write_frame(replies, (0, True, None))
     waiting: Waiting = queue.PriorityQueue()
     threading.Thread(target=_receive, args=(requests, waiting), daemon=True).start()
+
+    def given_up() -> bool:
+        return bool(waiting.queue) and waiting.queue[0][0] == _STOP
+
+    try:
+        shard = Shard(Path(path), int(dimensions), float(lock_wait_seconds), given_up)
+    except GroundworkError as error:
+        with suppress(OSError):  # the parent may have gone
+            write_frame(replies, (0, False, (type(error).__name__, error.detail)))
+        os._exit(0)
+    write_frame(replies, (0, True, None))
     answer(shard, waiting, replies)
     os._exit(0)  # the receiving thread blocks in a read, and an ordinary exit would wait for it
 
