@@ -41,6 +41,8 @@ REPLACED = "replaced"
 FILTER_ROWS = 14
 # A call that has not been answered by then is a fault of the network; blobs of 50 MiB pass in less.
 CALL_TIMEOUT_SECONDS = 60
+# Blobs written or read at a time by one step. Memory bounds it: a pack or a large document each.
+CALLS_IN_FLIGHT = 8
 # What is held of a large blob while it is read or written as a stream.
 STREAM_BYTES = 1024 * 1024
 # More deletions at a time than connections would wait for one beyond the connection timeout.
@@ -52,6 +54,17 @@ _LAST_MILLISECOND = 9_999_999_999_999
 _NOT_MADE_YET = ("ContainerNotFound", "QueueNotFound")
 
 T = TypeVar("T")
+
+
+async def in_turns(calls: Iterable[Awaitable[T]]) -> list[T]:
+    """The values of some calls to storage, a few of which run at a time; the first error ends the waiting."""
+    gate = asyncio.Semaphore(CALLS_IN_FLIGHT)
+
+    async def one(call: Awaitable[T]) -> T:
+        async with gate:
+            return await call
+
+    return await asyncio.gather(*(one(call) for call in calls))
 
 
 class Changed(Exception):

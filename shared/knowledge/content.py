@@ -20,15 +20,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from shared.errors import StorageUnavailable
-from shared.storage import PARSED, RAW, Changed, Exists
+from shared.storage import PARSED, RAW, Changed, Exists, in_turns
 
 if TYPE_CHECKING:
     from shared.storage import Storage
 
 # As much as a shard reads at once; what is larger would only make removals dearer.
 PACK_BYTES = 512 * 1024
-# Memory bounds it: a pack each, or a document of the largest size.
-CALLS_IN_FLIGHT = 8
 # Removals of single pieces meet at their pack; each try waits a random time, longer from try to try.
 WRITE_TRIES = 12
 FIRST_WAIT_SECONDS = 0.02
@@ -78,7 +76,7 @@ class ContentStore:
             else:
                 claims |= {piece: f"{kind}/{name}#{piece}" for piece in pack}
                 packs.append(self._put_pack(kind, f"{tenant}/{collection}/{name}", data, pack))
-        await _in_turns(packs)
+        await in_turns(packs)
         return claims
 
     async def _put_alone(self, container: str, blob: str, data: bytes) -> None:
@@ -105,7 +103,7 @@ class ContentStore:
             present = _decoded(data) if "" not in pieces else {"": data}
             found.update({claim: present[piece] for piece, claim in pieces.items() if piece in present})
 
-        await _in_turns([read(*pack) for pack in _by_pack(claims)])
+        await in_turns([read(*pack) for pack in _by_pack(claims)])
         return found
 
     async def remove(self, tenant: str, collection: str, claims: Iterable[str]) -> None:
@@ -122,7 +120,7 @@ class ContentStore:
                 lambda present: {piece: data for piece, data in present.items() if piece not in pieces},
             )
 
-        await _in_turns([remove(*pack) for pack in _by_pack(claims)])
+        await in_turns([remove(*pack) for pack in _by_pack(claims)])
 
     async def remove_others(
         self, tenant: str, collection: str, kind: str, origin: str, claims: Iterable[str]
@@ -231,13 +229,3 @@ def _decoded(data: bytes) -> Pieces:
         pieces[name] = body[start : start + length]
         start += length
     return pieces
-
-
-async def _in_turns(calls: Iterable[Awaitable[None]]) -> None:
-    gate = asyncio.Semaphore(CALLS_IN_FLIGHT)
-
-    async def one(call: Awaitable[None]) -> None:
-        async with gate:
-            await call
-
-    await asyncio.gather(*(one(call) for call in calls))

@@ -20,7 +20,7 @@ from shared.errors import Contended, InvalidName, NotFound
 from shared.jobs import iso
 from shared.knowledge.index.protocol import document_key
 from shared.quotas import Hold, Usage
-from shared.storage import FILTER_ROWS, TRANSACTION_ENTITIES, WHATEVER, Changed
+from shared.storage import TRANSACTION_ENTITIES, WHATEVER, Changed
 
 if TYPE_CHECKING:
     from shared.quotas import Quotas
@@ -34,6 +34,10 @@ ID_MAX_CHARACTERS = 900
 # Writers of the same document meet seldom; more conflicts in a row mean a fault.
 WRITE_TRIES = 10
 PAGE_DOCUMENTS = 100
+# Documents come again by the folder: where the first few are new, the others mostly are.
+PROBED = 4
+# The records of a transaction, which changes the content's stamp as well.
+RECORDS_AT_ONCE = TRANSACTION_ENTITIES - 1
 # One page of a table; the 95th percentile has ten documents above it.
 FRESHNESS_SAMPLE = 200
 # Lies beside the records of its collection, before the first of their keys.
@@ -280,6 +284,14 @@ class Stamp:
     own_lists: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """The records of documents after an acceptance, and the names of those that something newer overtook."""
+
+    records: Mapping[str, Document]
+    overtaken: frozenset[str]
+
+
 def _stamp_row(tenant: str, collection: str, records: Sequence[Document]) -> Row:
     row: Row = {
         "PartitionKey": f"{tenant}:{collection}",
@@ -321,10 +333,10 @@ class Documents:
 
     async def find_if_any(self, tenant: str, collection: str, ids: Sequence[str]) -> dict[str, Document]:
         """As `find_all`, but where the first of many are new, all are taken to be; an insert finds out."""
-        first = await self.find_all(tenant, collection, ids[:FILTER_ROWS])
-        if not first or len(ids) <= FILTER_ROWS:
+        first = await self.find_all(tenant, collection, ids[:PROBED])
+        if not first or len(ids) <= PROBED:
             return first
-        return first | await self.find_all(tenant, collection, ids[FILTER_ROWS:])
+        return first | await self.find_all(tenant, collection, ids[PROBED:])
 
     async def list(
         self, tenant: str, collection: str, *, after: str = "", limit: int = PAGE_DOCUMENTS
@@ -412,14 +424,14 @@ class Documents:
         guarded: bool = False,
         known: Mapping[str, Document] | None = None,
         meanwhile: Callable[[], Awaitable[None]] | None = None,
-    ) -> frozenset[str]:
+    ) -> Accepted:
         """Give each upload the next version of its document, for an attempt of ``job`` to process.
 
         Doing so again for the same attempt changes nothing, so it may be repeated after a crash. When
         ``guarded``, an upload takes no version where its base is no longer the document's newest one:
-        content that was read before something newer was accepted must not come after it. Gives the
-        documents that were overtaken in this way. ``known`` are records that have just been read. What the
-        tenant has more of is taken from ``hold`` where given. ``meanwhile`` is as in `change_all`.
+        content that was read before something newer was accepted must not come after it. ``known`` are
+        records that have just been read. What the tenant has more of is taken from ``hold`` where given.
+        ``meanwhile`` is as in `change_all`.
         """
         overtaken: set[str] = set()
 
@@ -452,10 +464,10 @@ class Documents:
         values = {upload.id: upload for upload in uploads}
         if known is None and not guarded:
             known = await self.find_if_any(tenant, collection, [*values])
-        await self.change_all(
+        after = await self.change_all(
             tenant, collection, values, next_version, known=known, meanwhile=meanwhile, hold=hold
         )
-        return frozenset(overtaken)
+        return Accepted(after, frozenset(overtaken))
 
     async def mark_deleted(
         self, tenant: str, collection: str, document: str, job: str, *, version: int
@@ -487,8 +499,8 @@ class Documents:
             async for record in self.every(tenant, collection)
             if record.state is not DocumentState.DELETED
         ]
-        for start in range(0, len(names), TRANSACTION_ENTITIES):
-            batch = dict.fromkeys(names[start : start + TRANSACTION_ENTITIES])
+        for start in range(0, len(names), RECORDS_AT_ONCE):
+            batch = dict.fromkeys(names[start : start + RECORDS_AT_ONCE])
             await self.change_all(tenant, collection, batch, tombstone)
         return len(names)
 
@@ -538,19 +550,19 @@ class Documents:
                 del pending[document]
                 if document in records:
                     after[document] = records[document]
-            for start in range(0, len(writes), TRANSACTION_ENTITIES - 1):
-                batch = writes[start : start + TRANSACTION_ENTITIES - 1]
+            for start in range(0, len(writes), RECORDS_AT_ONCE):
+                batch = writes[start : start + RECORDS_AT_ONCE]
                 rows = [(record.to_row(), record.etag or None) for record in batch]
                 try:
-                    await self._storage.swap_rows(
+                    etags = await self._storage.swap_rows(
                         TABLE, [*rows, (_stamp_row(tenant, collection, batch), WHATEVER)]
                     )
                 except Changed:
                     continue
                 await self._count(tenant, batch, records, hold)
-                for record in batch:
+                for record, etag in zip(batch, etags[:-1], strict=True):
                     del pending[record.id]
-                    after[record.id] = record
+                    after[record.id] = replace(record, etag=etag)
             if not pending:
                 return after
         raise Contended("The documents are being changed by others.", retry_after=1)

@@ -206,7 +206,7 @@ class Reindexing:
             page = await self._written_anew(collection, page)
         shown = [record for record in page if record.visible]
         behind = [record for record in shown if layout.number not in record.layouts]
-        shards = list(in_shards(record.upload for record in behind))
+        shards = list(in_shards([record.upload for record in behind]))
         for offset, shard in enumerate(shards):
             await self._shards.put_manifest(ticket, number + offset, shard)
         if first_pass:
@@ -314,7 +314,7 @@ class Reindexing:
         await self._shards.put_outcomes(ticket, number, outcomes.values())
         bad = sum(outcome.state == "failed" for outcome in outcomes.values())
         await self._jobs.report(ticket, shard_name(number), published=len(outcomes) - bad, failed=bad)
-        await self._shards.drop_batches(ticket, number)
+        await self._shards.drop_preparation(ticket, number)
         return bad
 
     async def compare(self, ticket: Ticket, first: int) -> int | None:

@@ -263,7 +263,7 @@ def test_a_result_is_not_given_before_the_end(tenant: Tenant):
 
 def test_a_cancelled_ingestion_stops_soon_and_a_retry_completes_it(tenant: Tenant):
     collection = tenant.collection()
-    documents = [{"id": f"{n:03d}.txt", "content": f"Voyage {n} began in port {n}. " * 6} for n in range(200)]
+    documents = [{"id": f"{n:03d}.txt", "content": f"Voyage {n} began in port {n}. " * 6} for n in range(600)]
     job = start(tenant, collection, {"documents": documents}).json["id"]
     while tenant.call("GET", f"/api/jobs/{job}").json["progress"]["stages"][1]["done"] == 0:
         time.sleep(0.02)
@@ -274,8 +274,8 @@ def test_a_cancelled_ingestion_stops_soon_and_a_retry_completes_it(tenant: Tenan
     status = tenant.finished(job)
     assert status["state"] == "cancelled"
     assert status["counts"].get("cancelled", 0) > 0
-    # one batch of 64 inputs in each of the two shards in flight may have been with the model already
-    assert status["progress"]["stages"][1]["done"] <= at_cancel + 128
+    # one batch in each of the four shards in flight may have been with the model already
+    assert status["progress"]["stages"][1]["done"] <= at_cancel + 4 * SHARD_DOCUMENTS
     visible = {chunk[0] for chunk in tenant.chunks(collection)}
     assert len(visible) == status["counts"].get("indexed", 0)
     assert (
@@ -285,7 +285,7 @@ def test_a_cancelled_ingestion_stops_soon_and_a_retry_completes_it(tenant: Tenan
     tenant.call("POST", f"/api/jobs/{job}/retry")
     again = tenant.finished(job)
     assert again["state"] == "succeeded"
-    assert again["progress"]["total"] == 200 - len(visible)
+    assert again["progress"]["total"] == 600 - len(visible)
     chunks = tenant.chunks(collection)
     assert {chunk[0] for chunk in chunks} == {document["id"] for document in documents}
     assert tenant.search(collection, " ", count=True)["count"] == len(chunks) == len(set(chunks))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -13,15 +14,15 @@ from shared.errors import Contended, InvalidRequest, PayloadTooLarge
 from shared.identity import check_readers
 from shared.jobs import Job, Jobs, Kind, Ticket
 from shared.knowledge.arrivals import arrival_job
-from shared.knowledge.documents import Upload, check_id, document_key
+from shared.knowledge.documents import PROBED, Upload, check_id, document_key
 from shared.knowledge.ingestion.shards import in_shards, shard_name
 from shared.knowledge.media import detect
-from shared.storage import FILTER_ROWS, INBOX, RAW
+from shared.storage import INBOX, RAW, in_turns
 
 if TYPE_CHECKING:
     from shared.knowledge.collections import Collection, Collections
     from shared.knowledge.content import ContentStore
-    from shared.knowledge.documents import Document, Documents
+    from shared.knowledge.documents import Accepted, Document, Documents
     from shared.knowledge.ingestion.shards import Shards
     from shared.outgoing import Outgoing
     from shared.quotas import Hold
@@ -123,9 +124,10 @@ class Acceptance:
         begun = Jobs.begun(Kind.INGESTION, len(uploads))
         hold = await self._documents.hold(tenant, here, records, job_id, beside=begun, refusable=refusable)
         try:
-            for number, shard in enumerate(shards):
-                shards[number] = await self.keep(ticket, collection, number, shard, contents)
-                await self._shards.put_manifest(ticket, number, shards[number])
+            shards = await in_turns(
+                self._lay_out(ticket, collection, number, shard, contents)
+                for number, shard in enumerate(shards)
+            )
             failpoints.passed("accept.kept")
             job = await self._announce(within, job_id, owner, title, len(uploads), hold=hold)
             failpoints.passed("accept.announced")
@@ -134,17 +136,22 @@ class Acceptance:
             guard: dict[str, Any] = {"guarded": True, "known": records, "hold": hold}
             if unread:
                 guard["meanwhile"] = lambda: self._stop_if_accepted(ticket)
+            records_after: list[Mapping[str, Document]] = []
             for shard in shards:
-                overtaken = await self._accept_versions(tenant, collection, shard, job_id, **guard)
-                if overtaken and before is not None:
+                accepted = await self._accept_versions(tenant, collection, shard, job_id, **guard)
+                if accepted.overtaken and before is not None:
                     raise Contended("The document was changed by others.", retry_after=1)
+                records_after.append(accepted.records)
         except _AcceptedMeanwhile:
             return await self._jobs.get(tenant, job_id)
         finally:
             await self._documents.release(tenant, hold)
         failpoints.passed("accept.recorded")
-        # The plan comes last: it tells that every document has its version.
-        await self._shards.put_plan(ticket, len(shards), len(uploads))
+        # The plan comes last: it tells that every document has its version. The records only save looking up.
+        await asyncio.gather(
+            self._shards.put_plan(ticket, len(shards), len(uploads)),
+            in_turns(self._shards.put_records(ticket, *each) for each in enumerate(records_after)),
+        )
         return job
 
     async def _present(
@@ -157,11 +164,24 @@ class Acceptance:
         """
         ids = [upload.id for upload in uploads]
         records = await self._documents.find_if_any(tenant, collection, ids)
-        if records or len(ids) <= FILTER_ROWS:
+        if records or len(ids) <= PROBED:
             return records, frozenset()
-        awaited = [upload.id for upload in uploads[FILTER_ROWS:] if upload.is_awaited]
+        awaited = [upload.id for upload in uploads[PROBED:] if upload.is_awaited]
         records = await self._documents.find_all(tenant, collection, awaited) if awaited else {}
-        return records, frozenset(ids[FILTER_ROWS:]) - {*awaited}
+        return records, frozenset(ids[PROBED:]) - {*awaited}
+
+    async def _lay_out(
+        self,
+        ticket: Ticket,
+        collection: str,
+        number: int,
+        uploads: Sequence[Upload],
+        contents: Mapping[str, bytes],
+    ) -> list[Upload]:
+        """Keep a shard's bytes and its manifest; the uploads with the claims to their bytes."""
+        kept = await self.keep(ticket, collection, number, uploads, contents)
+        await self._shards.put_manifest(ticket, number, kept)
+        return kept
 
     async def keep(
         self,
@@ -191,7 +211,7 @@ class Acceptance:
 
     async def _accept_versions(
         self, tenant: str, collection: str, uploads: Sequence[Upload], job: str, **guard: Any
-    ) -> frozenset[str]:
+    ) -> Accepted:
         """A version for each upload whose bytes are there; the others get theirs when they have come."""
         here = [upload for upload in uploads if not upload.is_awaited]
         return await self._documents.accept(tenant, collection, here, job, **guard)

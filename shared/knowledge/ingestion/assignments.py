@@ -32,10 +32,10 @@ class Assignments:
         self._jobs = jobs
         self._collections = collections
 
-    async def stands(self, ticket: Ticket) -> bool:
-        """Whether the ticket's collection is still there."""
+    async def stands(self, ticket: Ticket, job: Job) -> bool:
+        """Whether the collection of the ticket's job is still there."""
         try:
-            await self.of(ticket)
+            await self.for_job(ticket, job)
         except NotFound:
             return False
         return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -56,14 +57,17 @@ class Embedding:
 
     async def embed(self, ticket: Ticket, number: int, batch_number: int) -> None:
         """Embed one batch and put it into the index, where it stays out of sight until the settlement."""
-        assignment = await self._assignments.of(ticket)
+        assignment, batch = await asyncio.gather(
+            self._assignments.of(ticket), self._shards.batch(ticket, number, batch_number)
+        )
         assignment.stop_if_cancelled()
-        batch = await self._shards.batch(ticket, number, batch_number)
         chunks = await self.put(ticket, assignment, batch)
         if not chunks:
             return
-        settled = await self._shards.outcomes(ticket, number) is not None
-        if settled or not await self._assignments.stands(ticket):
+        settled, stands = await asyncio.gather(
+            self._shards.outcomes(ticket, number), self._assignments.stands(ticket, assignment.job)
+        )
+        if settled is not None or not stands:
             # The shard was settled while this ran, by a second run of this step; or the collection was
             # deleted, and its index may have been cleared before this upload.
             await self.withdraw_overtaken(assignment.collection, chunks)

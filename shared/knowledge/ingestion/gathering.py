@@ -108,7 +108,7 @@ class Gathering:
         try:
             await asyncio.gather(*(bring(upload) for upload in uploads if upload.is_awaited))
             await keep(copied, contents)
-            overtaken = await self._documents.accept(
+            accepted = await self._documents.accept(
                 ticket.tenant,
                 collection.name,
                 kept,
@@ -119,7 +119,7 @@ class Gathering:
             )
         finally:
             await self._documents.release(ticket.tenant, hold)
-        again = [upload for name, upload in inbox.items() if name in overtaken]
+        again = [upload for name, upload in inbox.items() if name in accepted.overtaken]
         kept = [upload for upload in kept if upload.id not in {one.id for one in again}]
         left += again
         await self._shards.put_manifest(ticket, number, kept + left)

@@ -17,7 +17,7 @@ from shared.knowledge.ingestion.outcomes import Outcome, PreparedDocument, Prepa
 from shared.knowledge.ingestion.shards import shard_name, texts_origin
 from shared.knowledge.media import Media
 from shared.knowledge.texts import VersionText
-from shared.storage import PARSED
+from shared.storage import PARSED, in_turns
 
 if TYPE_CHECKING:
     from shared.inferencing.catalogue import Model
@@ -102,8 +102,10 @@ class Preparation:
         collection = assignment.collection
         uploads, outcomes = await self._gathering.gather(ticket, collection, number)
         made = await self.read(ticket, number, collection, uploads, outcomes)
-        for batch_number, batch in enumerate(made.batches):
-            await self._shards.put_batch(ticket, number, batch_number, batch)
+        await in_turns(
+            self._shards.put_batch(ticket, number, batch_number, batch)
+            for batch_number, batch in enumerate(made.batches)
+        )
         failpoints.passed("prepare.read")
         before = await self._shards.prepared(ticket, number)
         await self._shards.put_prepared(ticket, number, replace(made.shard, left=before.embedded))
@@ -125,9 +127,7 @@ class Preparation:
         """
         layouts = await self._live_layouts(collection)
         outcomes = list(refused)
-        records = await self._documents.find_all(
-            ticket.tenant, collection.name, [upload.id for upload in uploads]
-        )
+        records = await self._records_of(ticket, number, collection, uploads)
         fresh: list[_Fresh] = []
         for upload in uploads:
             found = _looked_up(collection, upload, records.get(upload.id), ticket.job)
@@ -158,6 +158,20 @@ class Preparation:
         where = placements(batches)
         prepared = [replace(one.document, placements=where[one.document.upload.id]) for one in read]
         return Reading(PreparedShard(tuple(prepared), tuple(outcomes), tuple(records.values())), batches)
+
+    async def _records_of(
+        self, ticket: Ticket, number: int, collection: Collection, uploads: Sequence[Upload]
+    ) -> dict[str, Document]:
+        """The records of a shard's documents, as the acceptance left them where it has told.
+
+        Whoever took a document over since is met at the settlement, which writes only over what is known.
+        """
+        ids = {upload.id for upload in uploads}
+        kept = await self._shards.records(ticket, number, len(ids))
+        known = {document: record for document, record in kept.items() if document in ids}
+        if unknown := ids - known.keys():
+            known |= await self._documents.find_all(ticket.tenant, collection.name, unknown)
+        return known
 
     async def _live_layouts(self, collection: Collection) -> list[tuple[Layout, Model]]:
         """The layouts that documents have to go into, with their models; the serving one first.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -60,11 +61,14 @@ class Settlement:
         """
         done = await self._shards.outcomes(ticket, number)
         if done is None:
-            assignment = await self._assignments.of(ticket)
-            shard = await self._shards.prepared(ticket, number)
-            manifest = await self._shards.manifest(ticket, number)
+            assignment, shard, manifest = await asyncio.gather(
+                self._assignments.of(ticket),
+                self._shards.prepared(ticket, number),
+                self._shards.manifest(ticket, number),
+            )
             done = await self.settle(ticket, number, assignment, manifest, shard, failed)
         if done is None:
+            await self._shards.drop_preparation(ticket, number)
             return False
         await self._jobs.report(ticket, shard_name(number), **published(done))
         return True
@@ -207,8 +211,7 @@ class Settlement:
         if not sums.total and await self._jobs.cancel_requested(ticket):
             sums.cancelled = True
         # An ended job holds no text: its batches go first, and nothing needs them by now.
-        for number in range(shards):
-            await self._shards.drop_batches(ticket, number)
+        await self._shards.drop_batches(ticket)
         return await self.end(ticket, sums)
 
     async def end(self, ticket: Ticket, sums: Summary, known: Job | None = None) -> dict[str, Any]:
@@ -224,8 +227,7 @@ class Settlement:
         """
         # An attempt that was broken off before it had a plan may have documents already.
         shards = range(await self._shards.count_manifests(ticket))
-        for number in shards:
-            await self._shards.drop_batches(ticket, number)
+        await self._shards.drop_batches(ticket)
         try:
             collection = (await self._assignments.of(ticket)).collection
         except NotFound:

@@ -5,20 +5,22 @@ All of it lies in blobs of the attempt; orchestrations and activities know a sha
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+import math
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from shared.errors import NotFound
-from shared.knowledge.documents import Document, Upload
+from shared.knowledge.documents import RECORDS_AT_ONCE, Document, Upload
 from shared.knowledge.ingestion.outcomes import Outcome, PreparedDocument, PreparedShard
-from shared.storage import JOBS
+from shared.storage import FILTER_ROWS, JOBS
 
 if TYPE_CHECKING:
     from shared.jobs import Jobs, Ticket
     from shared.storage import Storage
 
-# A shard is what one sub-orchestration works on: small enough to repeat, large enough to fill batches.
-SHARD_DOCUMENTS = 100
+# A shard is what one sub-orchestration works on: small enough to repeat, large enough to fill batches. The
+# records of all its documents change in one transaction.
+SHARD_DOCUMENTS = RECORDS_AT_ONCE
 SHARD_BYTES = 512 * 1024
 # A document that has yet to be fetched counts as this much: a minute each, four at a time, they must fit
 # into the time of one activity (functionTimeout in host.json).
@@ -34,13 +36,14 @@ def texts_origin(ticket: Ticket, number: int) -> str:
     return f"{ticket.job}/{ticket.attempt}/{shard_name(number)}"
 
 
-def in_shards(uploads: Iterable[Upload]) -> Iterable[list[Upload]]:
-    """The uploads in their order, as many together as make a shard."""
+def in_shards(uploads: Sequence[Upload]) -> Iterable[list[Upload]]:
+    """The uploads in their order, as many together as make a shard; shards of small ones are alike."""
     shard: list[Upload] = []
     size = 0
+    most = math.ceil(len(uploads) / max(1, math.ceil(len(uploads) / SHARD_DOCUMENTS)))
     for upload in uploads:
         weight = FETCHED_BYTES if upload.url else upload.size
-        if shard and (len(shard) == SHARD_DOCUMENTS or size + weight > SHARD_BYTES):
+        if shard and (len(shard) == most or size + weight > SHARD_BYTES):
             yield shard
             shard, size = [], 0
         shard.append(upload)
@@ -77,6 +80,19 @@ class Shards:
             raise NotFound("manifest of the job", ticket.job)
         return [Upload.from_dict(upload) for upload in manifest]
 
+    async def put_records(self, ticket: Ticket, number: int, records: Mapping[str, Document]) -> None:
+        """Keep the records as an acceptance left them, where they would be many to look up again."""
+        if len(records) > FILTER_ROWS:
+            await self._jobs.put(ticket, f"{shard_name(number)}/records", _rows(records.values()))
+
+    async def records(self, ticket: Ticket, number: int, documents: int) -> dict[str, Document]:
+        """The records that were kept for a shard of so many: as they may still be; writing to them tells."""
+        if documents <= FILTER_ROWS:
+            return {}
+        kept = await self._jobs.fetch(ticket, f"{shard_name(number)}/records")
+        records = map(Document.from_row, kept or ())
+        return {record.id: record for record in records}
+
     async def count_manifests(self, ticket: Ticket) -> int:
         names = [blob.name async for blob in self._storage.list_blobs(JOBS, f"{ticket.prefix}/")]
         return sum(name.endswith("/manifest.json") for name in names)
@@ -90,7 +106,14 @@ class Shards:
             raise NotFound("batch of the job", ticket.job)
         return entries
 
-    async def drop_batches(self, ticket: Ticket, number: int) -> None:
+    async def drop_batches(self, ticket: Ticket) -> None:
+        """Remove the batches of an attempt."""
+        listed = self._storage.list_blobs(JOBS, f"{ticket.prefix}/")
+        await self._storage.delete_listed(JOBS, [blob async for blob in listed if "/batch-" in blob.name])
+
+    async def drop_preparation(self, ticket: Ticket, number: int) -> None:
+        """Remove a shard's batches, and what was known of its records: it may be prepared anew."""
+        await self._storage.delete_blob(JOBS, f"{ticket.prefix}/{shard_name(number)}/records.json")
         await self._storage.delete_blobs(JOBS, f"{ticket.prefix}/{shard_name(number)}/batch-")
 
     async def put_prepared(
@@ -103,7 +126,7 @@ class Shards:
             "left": dict(prepared.left),
         }
         if prepared.records is not None:
-            kept["records"] = [{**record.to_row(), "etag": record.etag} for record in prepared.records]
+            kept["records"] = _rows(prepared.records)
         await self._jobs.put(ticket, f"{shard_name(number)}/prepared", kept, first=first)
 
     async def prepared(self, ticket: Ticket, number: int) -> PreparedShard:
@@ -142,3 +165,7 @@ class Shards:
         for number in range(first, min(first + shards, count)):
             page += await self.outcomes(ticket, number) or []
         return page, first + shards < count
+
+
+def _rows(records: Iterable[Document]) -> list[dict[str, Any]]:
+    return [{**record.to_row(), "etag": record.etag} for record in records]
