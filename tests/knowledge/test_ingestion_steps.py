@@ -95,23 +95,48 @@ async def test_an_acceptance_that_is_completed_after_a_crash_takes_in_what_it_ha
     assert len(texts) == FILTER_ROWS + 2
 
 
+@pytest.mark.parametrize("others", [0, FILTER_ROWS], ids=["alone", "with its records kept"])
 async def test_the_newest_upload_wins_though_it_is_what_was_visible_before_an_older_one_came_late(
-    lifecycle: Lifecycle, world: World
+    lifecycle: Lifecycle, world: World, others: int
 ):
     """The first text is put again while another one is on its way: nothing to do, as it seems by then."""
-    await lifecycle.ingest(a=TEXT, b="Another.")
+    beside = {f"o{number}": "Beside." for number in range(others)}
+    await lifecycle.ingest(a=TEXT, b="Another.", **beside)
     late = (await lifecycle.accept(a=f"{TEXT} Late.")).ticket
     await lifecycle.prepared(late)
-    newest = (await lifecycle.accept(a=TEXT, b="Yet another.")).ticket
+    newest = (await lifecycle.accept(a=TEXT, b="Yet another.", **beside)).ticket
     await lifecycle.prepared(newest)
     assert await lifecycle.ingestion.settlement.commit(late, 0, {})
     assert (await lifecycle.texts())["a.txt"] == f"{TEXT} Late."
     assert not await lifecycle.ingestion.settlement.commit(newest, 0, {})
     await lifecycle.prepared(newest)
     assert await lifecycle.ingestion.settlement.commit(newest, 0, {})
-    assert await lifecycle.texts() == {"a.txt": TEXT.strip(), "b.txt": "Yet another."}
-    records = await world.documents.find_all("acme", world.name, ["a.txt", "b.txt"])
+    seen = {f"{name}.txt": text for name, text in beside.items()}
+    assert await lifecycle.texts() == {"a.txt": TEXT.strip(), "b.txt": "Yet another.", **seen}
+    records = await world.documents.find_all("acme", world.name, ["a.txt", "b.txt", *seen])
     assert {record.state for record in records.values()} == {"indexed"}
+    owned = {claim for record in records.values() for claim in record.texts.values()}
+    assert await texts_kept(lifecycle, world) == owned
+
+
+async def test_many_documents_are_prepared_by_the_records_of_their_acceptance(
+    lifecycle: Lifecycle, world: World, monkeypatch: pytest.MonkeyPatch
+):
+    """No record is looked up again; one that was taken over since is left to whoever has it now."""
+    names = [f"n{number:02d}" for number in range(FILTER_ROWS + 1)]
+    ticket = (await lifecycle.accept(**dict.fromkeys(names, TEXT))).ticket
+    await lifecycle.ingest(n03="Newer.")
+    await lifecycle.ingestion.planning.plan(ticket)
+    with monkeypatch.context() as patched:
+        patched.setattr(world.documents, "find_all", None)
+        batches = await lifecycle.ingestion.preparation.prepare(ticket, 0)
+    await lifecycle.embedded(ticket, batches, 0)
+    assert await lifecycle.ingestion.settlement.commit(ticket, 0, {})
+    expected = {f"{name}.txt": TEXT.strip() for name in names}
+    assert await lifecycle.texts() == {**expected, "n03.txt": "Newer."}
+    outcomes = await lifecycle.ingestion.shards.outcomes(ticket, 0)
+    assert {outcome.id for outcome in outcomes or () if outcome.state == "superseded"} == {"n03.txt"}
+    records = await world.documents.find_all("acme", world.name, [*expected])
     owned = {claim for record in records.values() for claim in record.texts.values()}
     assert await texts_kept(lifecycle, world) == owned
 
