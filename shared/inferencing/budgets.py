@@ -30,8 +30,9 @@ SYNC_SECONDS = 5.0
 # Money is kept in whole numbers of this unit: a table's whole numbers end at 2^31, 21,474 of a currency.
 UNITS_OF_MONEY = 100_000
 MOST_UNITS = 2**31 - 1
-# Attempts of jobs whose spending is kept; one that was written may be forgotten.
-MOST_ATTEMPTS = 10_000
+# Attempts of jobs whose spending is kept, a kilobyte each: some times those that one process works for at a
+# time. One that was written may be forgotten.
+MOST_ATTEMPTS = 500
 ROW_PREFIX = "spent."
 
 
