@@ -46,6 +46,14 @@ def test_to_remove_nothing_builds_no_index_anew(told: dict[str, Any]):
     assert told["someRemoved"]["value"] == THINGS - 1
 
 
+def test_messages_are_found_by_their_times_without_reading_through_the_others(told: dict[str, Any]):
+    assert [each["value"] for each in told["expired"]] == [[], [0], [0, 1, 2]]
+    assert all(each["comparisons"] < 20 for each in told["expired"])
+    assert told["visible"] == [0, THINGS // 10, THINGS]
+    assert told["visibleAfter"] == [THINGS // 10 - 16, THINGS - 16, THINGS]
+
+
 def test_what_took_time_to_write_is_written_again_later_and_at_the_end_in_any_case(told: dict[str, Any]):
-    assert (told["clean"], told["resting"], told["rested"]) == (False, False, True)
+    assert not told["clean"]
+    assert told["again"] == [False, False, True]
     assert told["kept"] == THINGS + 1

@@ -1,13 +1,13 @@
 // Loaded into Azurite before it starts (node --require).
 //
-// Azurite keeps blobs, messages and rows in LokiJS. Four of its habits cost time that grows with all that is
+// Azurite keeps blobs, messages and rows in LokiJS. Some of its habits cost time that grows with all that is
 // kept, where Azure's does not. What is found, removed and written is the same here, without that.
 "use strict";
 
 const { dirname } = require("node:path");
 
 const Loki = require(require.resolve("lokijs", { paths: [dirname(process.argv[1])] }));
-const { autosaveDirty, serialize } = Loki.prototype;
+const { addCollection, autosaveDirty, serialize } = Loki.prototype;
 const { find } = Loki.Resultset.prototype;
 const { removeBatch, removeBatchByPositions } = Loki.Collection.prototype;
 
@@ -23,12 +23,22 @@ function narrowestFirst(collection, query) {
   let narrowest;
   let fewest = Infinity;
   for (const [name, value] of Object.entries(query)) {
-    if (typeof value !== "string" || !collection.binaryIndices[name]) continue;
-    const [first, last] = collection.calculateRange("$eq", name, value);
+    if (!collection.binaryIndices[name]) continue;
+    const [operator, operand] = typeof value === "string" ? ["$eq", value] : ["$lte", value?.$lte];
+    if (operand === undefined) continue;
+    const [first, last] = collection.calculateRange(operator, name, operand);
     if (last - first < fewest) [narrowest, fewest] = [name, last - first];
   }
   return narrowest === undefined ? query : { [narrowest]: query[narrowest], ...query };
 }
+
+// Messages are looked for by when they are visible and when they expire, and have an index by neither: the one
+// that is meant for it names a property that they do not have.
+Loki.prototype.addCollection = function (name, options) {
+  const indices = options?.indices ?? [];
+  const more = indices.includes("visibleTime") ? ["timeNextVisible", "expirationTime"] : [];
+  return addCollection.call(this, name, { ...options, indices: [...indices, ...more] });
+};
 
 // Whenever a message is taken, those that have expired are removed, and with each blob its snapshots. To
 // remove many at a time, all indexes are made anew: also where there are none to remove.
@@ -40,9 +50,9 @@ Loki.Collection.prototype.removeBatchByPositions = function (positions) {
   return positions.length === 0 ? undefined : removeBatchByPositions.call(this, positions);
 };
 
-// Every five seconds everything is written to disk if anything has changed. Here that takes a twentieth of
-// the time at most: the longer it took, the later is the next time. At its end Azurite writes in any case.
-const REST_OF_THE_TIME = 19;
+// Every five seconds everything is written to disk if anything has changed. Here that takes a fiftieth of the
+// time at most: the longer it took, the later is the next time. At its end Azurite writes in any case.
+const REST_OF_THE_TIME = 49;
 const restUntil = new WeakMap();
 
 Loki.prototype.serialize = function (options) {
