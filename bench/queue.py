@@ -84,6 +84,11 @@ class Round:
         """CPU milliseconds of all parts for one message."""
         return 1000 * sum(self.cpu.values()) / len(self.load.messages)
 
+    @property
+    def model_cost(self) -> float:
+        """CPU milliseconds of the model host for one message: of one chunk, however many there are."""
+        return 1000 * self.cpu["model"] / len(self.load.messages)
+
 
 def main(argv: list[str]) -> int:
     """Print what became of the messages of each size, and the bars; 1 where one is missed."""
@@ -241,6 +246,7 @@ def _verdict(rounds: list[Round]) -> int:
     wrong = sum(len(row.wrong) for row in rounds)
     costs = [row.cost for row in rounds]
     cost, memory = costs[-1] / costs[0], rounds[-1].peak_mib / rounds[0].peak_mib
+    model = rounds[-1].model_cost / rounds[0].model_cost
     bars = [
         (f"faults in the accounts {wrong}, bar 0", wrong == 0),
         (f"CPU a message, the last over the first {cost:.2f}, bar <= {COST_BAR}", cost <= COST_BAR),
@@ -248,4 +254,5 @@ def _verdict(rounds: list[Round]) -> int:
     ]
     for text, good in bars:
         print(f"{text}  {'PASS' if good else 'below'}")
+    print(f"the machine's share of that: the model's part, the same work in both rounds, by {model:.2f}")
     return 0 if all(good for _, good in bars) else 1
