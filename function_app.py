@@ -25,6 +25,7 @@ from functions import (
     reindexing,
     search,
     usage,
+    warmup,
     webhooks,
 )
 from shared.config import refuse_unguarded_ingress
@@ -53,5 +54,6 @@ for module in (
     usage,
     batches,
     console,
+    warmup,
 ):
     app.register_functions(module.blueprint)

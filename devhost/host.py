@@ -4,6 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,7 +21,7 @@ from devhost.functions import AppFunction, load_functions
 from devhost.http import HttpFront, sent_key
 from devhost.invocation import Invocation, Invoker
 from devhost.keys import HostKeys
-from devhost.plans import plan_call
+from devhost.plans import Plan, plan_call
 from devhost.settings import HostOptions
 from devhost.state import ListenerState
 
@@ -104,6 +105,9 @@ class Host:
         self._listening = [
             asyncio.create_task(self._keep_listening(listener)) for listener in self._listeners
         ]
+        for plan in self._plans.values():
+            if plan.function.kind == "warmupTrigger":
+                self._listening.append(asyncio.create_task(self._warm_up(plan)))
 
     async def stop(self, drain_seconds: float = DRAIN_SECONDS) -> bool:
         """Take nothing new, let what runs end within `drain_seconds`; False when something was cut off."""
@@ -141,6 +145,11 @@ class Host:
             except Exception as error:
                 log.error("listener_failed", exc_info=error)
                 await asyncio.sleep(1)
+
+    async def _warm_up(self, plan: Plan) -> None:
+        value = plan.trigger.decode(Datum("", "string"), {})
+        with suppress(Exception):  # the invoker has logged it; whoever comes waits for what was not loaded
+            await self._invoker.run(plan, value, {}, self._bindings)
 
     def _make_listeners(self) -> Iterable[Listener]:
         for plan in self._plans.values():

@@ -21,7 +21,13 @@ from devhost.functions import AppFunction
 IN, OUT = 0, 1  # azure.functions.decorators.core.BindingDirection
 RETURN = "$return"
 DURABLE_TRIGGERS = frozenset({"orchestrationTrigger", "activityTrigger", "entityTrigger"})
-TRIGGERS = DURABLE_TRIGGERS | {"httpTrigger", "queueTrigger", "blobTrigger", "timerTrigger"}
+TRIGGERS = DURABLE_TRIGGERS | {
+    "httpTrigger",
+    "queueTrigger",
+    "blobTrigger",
+    "timerTrigger",
+    "warmupTrigger",
+}
 INPUTS = frozenset({"durableClient", "blob"})
 OUTPUTS = frozenset({"http", "queue", "blob"})
 

@@ -236,6 +236,15 @@ def test_a_timer_runs_on_its_schedule_and_another_on_startup(shared):
     assert set(storage.runs(timer=True)[0]["status"]) == {"Last", "Next", "LastUpdated"}
 
 
+def test_a_host_warms_up_once_and_serves_though_that_fails(shared):
+    storage, host = shared
+    eventually(lambda: storage.runs(warmed_up="WarmUpContext"))
+    storage.send("JOBS_QUEUE", {"id": "after"})
+    assert eventually(lambda: storage.output("after")) == "done after"
+    assert len(storage.runs(warmed_up="WarmUpContext")) == 1
+    assert "told to fail" in host.log
+
+
 def test_receipts_survive_a_restart(storage):
     storage.upload("acme/once.txt", b"once")
     with storage.running():

@@ -16,6 +16,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from edge_tenant import Tenant, check_problem, in_storage
 
@@ -84,6 +85,17 @@ def check_complete(tenant: Tenant, collection: str, expected: list) -> None:
     items = tenant.call("GET", f"/api/collections/{collection}/documents?limit=1000").json["items"]
     assert {(item["state"], item["visible_version"]) for item in items} == {("indexed", 1)}
     assert sum(item["chunks"] for item in items) == len(expected)
+
+
+def test_a_host_has_its_index_and_a_parser_before_anyone_asks(own: Tenant):
+    kill(own)
+    host = psutil.Process(own.stack.stack.process_id("host"))
+
+    def started() -> bool:
+        lines = [" ".join(child.cmdline()) for child in host.children()]
+        return all(any(part in line for line in lines) for part in ("index.shard", "parsing.worker"))
+
+    wait_for(started)
 
 
 def test_a_host_killed_during_an_ingestion_completes_it_and_does_nothing_twice(own: Tenant):

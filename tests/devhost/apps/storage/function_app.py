@@ -10,6 +10,7 @@ import threading
 import typing
 
 import azure.functions as func
+from azure.functions.warmup import WarmUpContext
 
 app = func.FunctionApp(http_auth_level=func.AuthLevel.ANONYMOUS)
 lock = threading.Lock()
@@ -99,3 +100,9 @@ def on_timer(timer: func.TimerRequest) -> None:
 @app.timer_trigger(schedule="0 0 0 1 1 *", arg_name="timer", run_on_startup=True)
 def on_start(timer: func.TimerRequest) -> None:
     note(started=True, past_due=timer.past_due)
+
+
+@app.warm_up_trigger(arg_name="instance")
+async def warmup(instance: WarmUpContext) -> None:
+    note(warmed_up=type(instance).__name__)
+    raise RuntimeError("told to fail")
