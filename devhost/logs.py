@@ -5,7 +5,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
@@ -79,7 +79,8 @@ def _success_writer(
             shown.created, shown.msecs = now, now % 1 * 1000
             own["function_name"], own["invocation_id"] = invocation.function_name, invocation.id
             own["fields"] = {"duration_ms": invocation.elapsed_ms}
-            handler.stream.write(line_of(shown, None) + "\n")
+            with suppress(OSError):  # as a logger does: on a full disk a line is lost, and nothing else
+                handler.stream.write(line_of(shown, None) + "\n")
 
     return write
 

@@ -47,9 +47,10 @@ def orphan(put: Replace) -> None:
 
 
 def mixed(put: Replace) -> None:
-    """A search believes the index, whatever the records say of versions."""
+    """A search believes the index, whatever the records say of versions, and old chunks stay there."""
     from shared.knowledge import retrieval
 
+    orphan(put)
     put(retrieval, "_is_visible", lambda *_: True)
     put(retrieval, "_is_overtaken", lambda *_: False)
 
