@@ -29,11 +29,16 @@ def lost(put: Replace) -> None:
 
 
 def doubled(put: Replace) -> None:
-    """The id of a chunk is another one each time that its batch is embedded."""
-    from shared.knowledge.ingestion import embedding
+    """Each batch is uploaded a second time, and the ids of its chunks are others then."""
+    from shared.knowledge.index.embedded import EmbeddedIndex
 
-    sound = embedding.from_payload
-    put(embedding, "from_payload", lambda payload: replace(sound(payload), id=uuid4().hex))
+    sound = EmbeddedIndex.upload
+
+    async def upload(self: Any, chunks: Any) -> None:
+        await sound(self, chunks)
+        await sound(self, [replace(chunk, id=uuid4().hex) for chunk in chunks])
+
+    put(EmbeddedIndex, "upload", upload)
 
 
 def orphan(put: Replace) -> None:

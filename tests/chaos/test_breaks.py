@@ -25,8 +25,6 @@ __all__ = ["chat_model", "lifecycle", "ranker", "servers", "world"]
 CAMPAIGN_SECONDS = 500
 # Lives enough for some documents to be written a second time.
 KILLS = "15"
-# Where a host must die for the break to show: some of these batches are those of a layout that soon goes.
-POINTS = {"doubled": ("embed.uploaded",) * 4}
 
 
 @pytest.fixture
@@ -62,7 +60,7 @@ async def test_nothing_is_found_where_nothing_is_broken(
     ("kind", "said"),
     [
         ("lost", r"lost: w0/a\.txt is still accepted"),
-        ("doubled", r"doubled: \('w0/a\.txt', 2, \d+\) is there 2 times"),
+        ("doubled", r"doubled: \('w0/a\.txt', 2, \d+\) is there \d+ times"),
         ("orphan", r"orphan: \d+ chunks of w0/a\.txt, version 1"),
     ],
 )
@@ -105,9 +103,7 @@ async def test_a_search_that_mixes_versions_is_noticed(
 @pytest.mark.parametrize("kind", BREAKS)
 def test_a_campaign_over_a_broken_product_fails(kind: str):
     command = [sys.executable, "-m", "tests.chaos.campaign", KILLS, "--seed", "5", "--fault", "none"]
-    for point in POINTS.get(kind, ("",)):
-        command += ["--point", point]
-    command += ["--broken", kind]
+    command += ["--point", "", "--broken", kind]
     campaign = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=CAMPAIGN_SECONDS)
     assert campaign.returncode == 1, campaign.stdout + campaign.stderr[-3000:]
     found = re.search(rf"found: .*?(\d+) {kind}", campaign.stdout)
