@@ -30,7 +30,10 @@ const told = {
   all: [blobs.find().length, blobs.find({}).length],
   nothingRemoved: counted(() => blobs.remove([])),
   noneRemoved: counted(() => blobs.findAndRemove(of({ name: "n700", snapshot: { $gt: "" } }))),
-  someRemoved: counted(() => { blobs.findAndRemove(of({ name: "n700" })); return blobs.count(); }),
+  oneRemoved: counted(() => { blobs.findAndRemove(of({ name: "n700" })); return blobs.findOne(of({ name: "n700" })); }),
+  fewRemoved: counted(() => { blobs.remove(blobs.find({ name: "n800" })); return blobs.find({ name: "n800" }).length; }),
+  manyRemoved: counted(() => { blobs.findAndRemove({ n: { $lt: 20 } }); return blobs.find({ name: "n9" }).length; }),
+  left: [blobs.count(), blobs.find(of({})).length, blobs.findOne(of({ name: "n801" })).n],
 };
 
 const messages = db.addCollection("messages", { indices: ["queue", "visibleTime"] });

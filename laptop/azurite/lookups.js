@@ -40,14 +40,18 @@ Loki.prototype.addCollection = function (name, options) {
   return addCollection.call(this, name, { ...options, indices: [...indices, ...more] });
 };
 
-// Whenever a message is taken, those that have expired are removed, and with each blob its snapshots. To
-// remove many at a time, all indexes are made anew: also where there are none to remove.
+// Whenever a message is taken, those that have expired are removed, and a blob is removed with its snapshots. To
+// remove many at a time, all indexes are made anew: also where those many are none, or one of sixty thousand.
+const MANY = 10;
+
 Loki.Collection.prototype.removeBatch = function (batch) {
-  return batch.length === 0 ? undefined : removeBatch.call(this, batch);
+  if (batch.length >= MANY) return removeBatch.call(this, batch);
+  for (const each of [...batch]) this.remove(each);
 };
 
 Loki.Collection.prototype.removeBatchByPositions = function (positions) {
-  return positions.length === 0 ? undefined : removeBatchByPositions.call(this, positions);
+  if (positions.length >= MANY) return removeBatchByPositions.call(this, positions);
+  for (const each of positions.map((position) => this.data[position])) this.remove(each);
 };
 
 // Every five seconds everything is written to disk if anything has changed. Here that takes a fiftieth of the
