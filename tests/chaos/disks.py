@@ -64,8 +64,11 @@ def full(folder: Path) -> Iterator[None]:
 
 def forbid_writing(pid: int) -> None:
     """The process can write to no file from now on; it can read, and use its connections."""
-    resource.prlimit(pid, resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+    _, most = resource.prlimit(pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (0, most))
 
 
 def permit_writing(pid: int) -> None:
-    resource.prlimit(pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    """The process can write again what it could before; some have a limit of their own."""
+    _, most = resource.prlimit(pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (most, most))

@@ -87,7 +87,7 @@ class Machine:
             self._clocked = HostForks(self._clock.environment) if clocks.library() else self._forks
             if self._clocked is not self._forks:
                 ending.callback(self._clocked.close)
-            ending.callback(self._end_host)
+            ending.callback(self.end_host)
             yield self
 
     def _settings(self, life: Life) -> dict[str, str]:
@@ -250,7 +250,8 @@ class Machine:
     def _children(self) -> list[int]:
         return [child.pid for child in psutil.Process(self._host.popen.pid).children(recursive=True)]
 
-    def _end_host(self) -> None:
+    def end_host(self) -> None:
+        """No host goes on."""
         host = getattr(self, "_host", None)
         if host is not None and host.popen.poll() is None:
             host.popen.kill()
