@@ -14,7 +14,7 @@ from typing import Any
 
 import azure.durable_functions as df
 
-from shared.errors import Cancelled, GroundworkError, InternalError
+from shared.errors import Cancelled, GroundworkError, typed
 
 log = logging.getLogger("groundwork.activities")
 
@@ -49,9 +49,9 @@ def activity(blueprint: df.Blueprint) -> Callable[[Callable[[Payload], Awaitable
                 return {"value": await work(payload)}
             except GroundworkError as error:
                 return {"error": failure(error)}
-            except Exception:
+            except Exception as error:
                 log.exception("activity_failed", extra={"activity": work.__name__})
-                return {"error": failure(InternalError())}
+                return {"error": failure(typed(error))}
 
         run.__name__ = work.__name__
         run.__annotations__ = {"payload": dict, "return": dict}

@@ -20,7 +20,7 @@ from functions.http import Client, validated
 from functions.ingestion_request import IngestionRequest
 from functions.jobs import start_job
 from functions.services import services
-from shared.errors import GroundworkError, InternalError, MalformedJson, NotFound, Poisoned
+from shared.errors import GroundworkError, MalformedJson, NotFound, Poisoned, typed
 from shared.identity import OPERATORS_TENANT, check_name
 from shared.jobs import Job, Kind, State, Ticket, derived_id
 from shared.knowledge.arrivals import refusal_job
@@ -151,8 +151,7 @@ async def message_arrived(message: func.QueueMessage, client: Client) -> None:
     except Exception as error:
         final = isinstance(error, GroundworkError) and not error.retryable
         if final or (message.dequeue_count or 1) >= MAX_DEQUEUE_COUNT:
-            reason = error if isinstance(error, GroundworkError) else InternalError()
-            await _refuse_message(data, message.id or "", reason)
+            await _refuse_message(data, message.id or "", typed(error))
         if not final:
             raise  # to be tried again; after the last try the host moves it to the poison queue
         return

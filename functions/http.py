@@ -31,7 +31,6 @@ from shared.errors import (
     Forbidden,
     GroundworkError,
     Hidden,
-    InternalError,
     InvalidParameter,
     InvalidRequest,
     MalformedJson,
@@ -39,6 +38,7 @@ from shared.errors import (
     PromptRefused,
     QuotaExceeded,
     Unauthenticated,
+    typed,
 )
 from shared.identity import Principal, Role
 from shared.inferencing.caching import CacheMode
@@ -290,9 +290,9 @@ def route(
                 if not error.retryable:
                     await call.release()
                 response = render(await _audited(error, call), correlation_id)
-            except Exception:
+            except Exception as error:
                 log.exception("request_failed", extra={"route": path, "correlation_id": correlation_id})
-                response = render(InternalError(), correlation_id)
+                response = render(typed(error), correlation_id)
             response.headers[CORRELATION_HEADER] = correlation_id
             return response
 
@@ -454,9 +454,9 @@ async def ended_by_error(
             return
         except GroundworkError as raised:
             error = raised
-        except Exception:
+        except Exception as raised:
             log.exception("stream_failed", extra={"correlation_id": call.correlation_id})
-            error = InternalError()
+            error = typed(raised)
     yield failed(error) if failed else sse("error", problem_document(error, call.correlation_id))
 
 

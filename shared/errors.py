@@ -30,6 +30,7 @@
     ├── Overloaded                503  retryable: nothing is accepted until some of what was is finished
     ├── Cancelled                 409
     ├── InternalError             500
+    │   ├── HostFault             503  retryable: the machine could not do it, its disk is full
     │   └── Poisoned              500  retryable: an event whose tries are used up
     ├── DependencyError           502  retryable: something behind us failed
     │   ├── ModelFailed           502
@@ -230,6 +231,10 @@ class InternalError(GroundworkError):
     pass
 
 
+class HostFault(InternalError):
+    code, title, status, retryable = "host_fault", "The machine could not do its part", 503, True
+
+
 class Poisoned(InternalError):
     code, title, retryable = "poisoned", "All tries of an event are used up", True
 
@@ -275,3 +280,10 @@ class StorageUnavailable(DependencyError):
 
 class DeadlineExceeded(GroundworkError):
     code, title, status, retryable = "deadline_exceeded", "The time allowed was not enough", 504, True
+
+
+def typed(error: Exception) -> GroundworkError:
+    """An error as callers see it. What the operating system refuses passes: a full disk, too many files."""
+    if isinstance(error, GroundworkError):
+        return error
+    return HostFault() if isinstance(error, OSError) else InternalError()

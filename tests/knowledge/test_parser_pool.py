@@ -1,10 +1,12 @@
 """Reading in subprocesses: what a bad document may do to them, and what it may not do to the host."""
 
 import asyncio
+import errno
 import logging
 import os
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
@@ -19,6 +21,7 @@ from shared.errors import (
     CorruptDocument,
     DocumentTooComplex,
     EmptyDocument,
+    HostFault,
     InternalError,
     NoText,
     ParseMemoryExceeded,
@@ -124,6 +127,19 @@ async def test_a_wrong_tokenizer_is_not_the_documents_fault(pool: ParserPool) ->
         await pool.prepare(
             b"text", Media.TEXT, name=None, budget=ChunkBudget("package:no-such-thing:tokenizer.json", 200)
         )
+
+
+async def test_a_full_disk_is_not_the_documents_fault_and_passes(
+    pool: ParserPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full() -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(tempfile, "TemporaryFile", full)
+        with pytest.raises(HostFault):
+            await prepare(pool)
+    assert await prepare(pool)
 
 
 async def test_documents_share_a_bounded_number_of_workers(pool: ParserPool) -> None:

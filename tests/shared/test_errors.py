@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import http
 import re
 from collections.abc import Iterator
@@ -9,7 +10,16 @@ from collections.abc import Iterator
 import pytest
 
 from shared import errors
-from shared.errors import Contended, GroundworkError, InvalidRequest, NotFound, RateLimited
+from shared.errors import (
+    Contended,
+    GroundworkError,
+    HostFault,
+    InternalError,
+    InvalidRequest,
+    NotFound,
+    RateLimited,
+    typed,
+)
 
 
 def every(error: type[GroundworkError] = GroundworkError) -> Iterator[type[GroundworkError]]:
@@ -70,3 +80,21 @@ def test_not_found_names_the_kind_of_thing():
     assert NotFound("job", "1").extra == {"resource": "job"}
     assert NotFound("job", "1").detail == "There is no job '1'."
     assert NotFound("job").detail == "There is no such job."
+
+
+@pytest.mark.parametrize(
+    ("raised", "seen"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), HostFault),
+        (TimeoutError(), HostFault),
+        (ValueError("x"), InternalError),
+        (RateLimited(), RateLimited),
+    ],
+    ids=["full disk", "timeout", "a defect", "typed already"],
+)
+def test_what_passes_by_itself_may_be_tried_again_and_a_defect_may_not(
+    raised: Exception, seen: type[GroundworkError]
+):
+    assert type(typed(raised)) is seen
+    assert typed(raised).retryable == (seen is not InternalError)
+    assert "space" not in typed(raised).detail

@@ -105,7 +105,7 @@ class _Worker:
                 ready, _ = self._receive()
         except _WorkerGone:
             code = self.discard()
-            raise errors.InternalError(f"A parser process could not be started (exit code {code}).") from None
+            raise errors.HostFault(f"A parser process could not be started (exit code {code}).") from None
         self._watch_memory = not ready["memory_limited"]
 
     def ask(self, request: dict[str, Any], content: bytes, begun: float) -> tuple[dict[str, Any], bytes]:
@@ -273,7 +273,8 @@ class ParserPool:
         """Read and cut one document; ``title`` replaces the one it has.
 
         Raises a `DocumentError` for what is wrong with the document, `ParseTimeout` and
-        `ParseMemoryExceeded` included; `InternalError` for what is wrong here. Waits for a free worker;
+        `ParseMemoryExceeded` included; `InternalError` for what is wrong here, `HostFault` where no worker
+        can be had. Waits for a free worker;
         cancelling it ends the work.
         """
         if len(content) > self._limits.input_bytes:
@@ -327,9 +328,9 @@ class ParserPool:
         except _WorkerLost:
             pass  # it died while it was idle: a new one then
         try:
-            return self._ask_of(_Worker(self._limits), job)
+            return self._ask_of(self._new_worker(), job)
         except _WorkerLost:
-            raise errors.InternalError("A parser process ended before it read the document.") from None
+            raise errors.HostFault("A parser process ended before it read the document.") from None
 
     def _ask_of(self, worker: _Worker, job: _Job) -> tuple[dict[str, Any], bytes]:
         job.assign(worker)
@@ -356,10 +357,16 @@ class ParserPool:
             with self._lock:
                 worker = self._idle.pop() if self._idle else None
             if worker is None:
-                return _Worker(self._limits)
+                return self._new_worker()
             if worker.alive():
                 return worker
             worker.discard()
+
+    def _new_worker(self) -> _Worker:
+        try:
+            return _Worker(self._limits)
+        except OSError as error:  # no room for a file, no more processes
+            raise errors.HostFault("A parser process could not be started.") from error
 
     def _give_back(self, worker: _Worker, *, retire: bool) -> None:
         with self._lock:
