@@ -56,6 +56,7 @@ async def test_the_sdk_reads_what_is_written_here(own: Tables, name: str, stack:
                     for name, value in client.get_entity(partition, key).items()
                 }
                 assert found == {"PartitionKey": partition, "RowKey": key, **VALUES}
+                assert [type(found[name]) for name in VALUES] == [type(value) for value in VALUES.values()]
 
 
 async def test_what_the_sdk_has_written_is_read_here(own: Tables, name: str, stack: Any):
