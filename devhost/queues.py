@@ -7,6 +7,7 @@ import contextlib
 import json
 import logging
 import random
+from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
 
@@ -174,20 +175,24 @@ class QueueListener:
                 log.warning("queue_lease_not_renewed", extra={"fields": fields})
 
     async def _update_visibility(self, message: Any, seconds: int) -> None:
-        from azure.core.exceptions import ResourceNotFoundError
-
-        try:
+        with self._lease_may_be_lost(message):
             updated = await self._queue.update_message(message, visibility_timeout=seconds)
-        except ResourceNotFoundError:
-            return  # deleted, or taken by another host after its lease ended
-        message.pop_receipt = updated.pop_receipt
+            message.pop_receipt = updated.pop_receipt
 
     async def _delete(self, message: Any) -> None:
-        from azure.core.exceptions import ResourceNotFoundError
+        with self._lease_may_be_lost(message):
+            await self._queue.delete_message(message)
+
+    @contextlib.contextmanager
+    def _lease_may_be_lost(self, message: Any) -> Iterator[None]:
+        """The message is gone, or another fetch has it since its lease ended: it is that one's to settle."""
+        from azure.core.exceptions import HttpResponseError
 
         try:
-            await self._queue.delete_message(message)
-        except ResourceNotFoundError:
+            yield
+        except HttpResponseError as error:
+            if getattr(error, "error_code", "") not in ("MessageNotFound", "PopReceiptMismatch"):
+                raise
             log.warning("queue_lease_lost", extra={"fields": self._fields(message)})
 
     async def _move_to_poison(self, message: Any) -> None:

@@ -90,3 +90,19 @@ async def test_a_message_comes_back_when_its_host_is_gone(bench):
         await asyncio.wait([running])
     async with bench.listening():
         await until(lambda: bench.tries == [1, 2])
+
+
+async def test_who_has_lost_the_lease_leaves_the_message_to_whoever_has_it(bench, caplog):
+    bench.send(str(LEASE_SECONDS * 2))
+    async with bench.listening() as listener:
+        renew = listener._renew
+
+        async def stalled(message):
+            await (asyncio.sleep(60) if message.dequeue_count == 1 else renew(message))
+
+        listener._renew = stalled
+        await until(lambda: "queue_lease_lost" in caplog.text)
+        assert bench.tries == [1, 2]
+        assert bench.left() == 1
+        await until(lambda: bench.left() == 0)
+    assert "queue_message_not_settled" not in caplog.text
