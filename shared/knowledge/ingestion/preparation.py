@@ -106,12 +106,16 @@ class Preparation:
             self._shards.put_batch(ticket, number, batch_number, batch)
             for batch_number, batch in enumerate(made.batches)
         )
-        failpoints.passed("prepare.read")
         before = await self._shards.prepared(ticket, number)
-        await self._shards.put_prepared(ticket, number, replace(made.shard, left=before.embedded))
-        failpoints.passed("prepare.noted")
+        await self.note(ticket, number, replace(made.shard, left=before.embedded))
         await self._jobs.report(ticket, shard_name(number), **made.progress)
         return len(made.batches)
+
+    async def note(self, ticket: Ticket, number: int, shard: PreparedShard, *, first: bool = False) -> None:
+        """Note how a shard was prepared; raises `Exists` where it is to be the first note and is not."""
+        failpoints.passed("prepare.read")
+        await self._shards.put_prepared(ticket, number, shard, first=first)
+        failpoints.passed("prepare.noted")
 
     async def read(
         self,

@@ -14,7 +14,6 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-from shared import failpoints
 from shared.errors import GroundworkError, NotFound
 from shared.knowledge.ingestion.embedding import embedded_share
 from shared.knowledge.ingestion.outcomes import Summary
@@ -82,12 +81,10 @@ class SinglePass:
         reading = await self._preparation.read(ticket, SHARD, assignment.collection, manifest)
         if len(reading.batches) > 1:
             return None
-        failpoints.passed("prepare.read")
         try:
-            await self._shards.put_prepared(ticket, SHARD, reading.shard, first=True)
+            await self._preparation.note(ticket, SHARD, reading.shard, first=True)
         except Exists:
             return None  # another run had come so far
-        failpoints.passed("prepare.noted")
         chunks: list[IndexedChunk] = []
         for batch in reading.batches:
             chunks += await self._embedding.put(ticket, assignment, batch)
