@@ -95,3 +95,27 @@ def test_no_write_is_said_to_be_kept_that_could_not_be_brought_to_disk(
         (2, "IndexUnavailable"),
         (0, "IndexUnavailable"),
     ]
+
+
+class _Cramped:
+    """The library's shard on a disk that has no room for writing it anew."""
+
+    def __init__(self, shard: Any) -> None:
+        self._shard = shard
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._shard, name)
+
+    def optimize(self) -> None:
+        raise Exception("Not enough space available for optimization")
+
+
+def test_an_index_serves_though_there_is_no_room_to_write_it_anew(
+    tmp_path: Path, chunk: Make, monkeypatch: pytest.MonkeyPatch
+):
+    opened = Shard._open
+    monkeypatch.setattr(Shard, "_open", lambda self, path: _Cramped(opened(self, path)))
+    replies = io.BytesIO()
+    shard = Watched(tmp_path, replies)
+    found = answered(shard, replies, (1, "upload", ([chunk()],)), (2, "count", ("acme", "handbook", None)))
+    assert [(number, value) for _, number, value in found] == [(2, 0), (1, None), (0, None)]

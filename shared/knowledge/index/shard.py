@@ -92,7 +92,10 @@ class Shard:
         self._lock = _locked(path / "lock", lock_wait_seconds, given_up)
         self._check_schema(path / "schema.json")
         self._shard = self._open(path / "shard")
-        self._shard.optimize()
+        try:
+            self._shard.optimize()
+        except Exception as error:  # it takes room for a while, of which the disk may have none
+            print(f"embedded index: left as it is: {error!r}", file=sys.stderr)
         self.is_written = True
 
     def _check_schema(self, file: Path) -> None:
@@ -458,9 +461,9 @@ def serve(path: str, dimensions: str, lock_wait_seconds: str) -> None:
 
     try:
         shard = Shard(Path(path), int(dimensions), float(lock_wait_seconds), given_up)
-    except GroundworkError as error:
+    except Exception as error:
         with suppress(OSError):  # the parent may have gone
-            write_frame(replies, (0, False, (type(error).__name__, error.detail)))
+            write_frame(replies, (0, False, _told("open", error)))
         os._exit(0)
     write_frame(replies, (0, True, None))
     answer(shard, waiting, replies)
