@@ -21,10 +21,9 @@ async def warmup(instance: WarmUpContext) -> None:
     """Load clients, the index and a parser of this instance. What fails is loaded by whoever needs it."""
     parts = await _parts(services())
     results = await asyncio.gather(*parts.values(), return_exceptions=True)
-    failed = {name: result for name, result in zip(parts, results, strict=True) if result is not None}
-    for name, error in failed.items():
-        log.warning("warm_up_failed", extra={"part": name, "error": type(error).__name__})
-    log.info("warmed_up", extra={"parts": len(parts) - len(failed)})
+    for part, result in zip(parts, results, strict=True):
+        if isinstance(result, BaseException):
+            log.warning("warm_up_failed", extra={"part": part, "error": type(result).__name__})
 
 
 async def _parts(here: Services) -> dict[str, Awaitable[Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterable
 
 from bench.hostile_files.files import MIB, attack
 from bench.hostile_files.pdf import CATALOG, FONT, HELLO, ONE_PAGE, form, page, page_pdf, pdf, stream
@@ -328,14 +329,17 @@ attack("annotations.pdf")(
         b"/Contents", b"/Annots[" + b"<</Subtype/Text/Contents(a)/Popup 3 0 R>>" * 30_000 + b"]/Contents"
     )
 )
+
+
+def outline_pdf(items: Iterable[bytes]) -> bytes:
+    """A page whose outline begins with the sixth object."""
+    root = b"<</Type/Catalog/Pages 2 0 R/Outlines 6 0 R>>"
+    return pdf([root, ONE_PAGE, page(b"/Font<</F 5 0 R>>"), stream(HELLO), FONT, *items])
+
+
 attack("outline-of-many.pdf")(
-    lambda: pdf(
+    lambda: outline_pdf(
         [
-            b"<</Type/Catalog/Pages 2 0 R/Outlines 6 0 R>>",
-            ONE_PAGE,
-            page(b"/Font<</F 5 0 R>>"),
-            stream(HELLO),
-            FONT,
             b"<</First 7 0 R/Last 60006 0 R/Count 60000>>",
             *[
                 b"<</Title(Hello)/Parent 6 0 R/Next %d 0 R/Dest[3 0 R/XYZ nan 1e38 0]>>" % (n + 8)
@@ -345,18 +349,8 @@ attack("outline-of-many.pdf")(
     )
 )
 attack("outline-down.pdf")(
-    lambda: pdf(
-        [
-            b"<</Type/Catalog/Pages 2 0 R/Outlines 6 0 R>>",
-            ONE_PAGE,
-            page(b"/Font<</F 5 0 R>>"),
-            stream(HELLO),
-            FONT,
-            *[
-                b"<</Title(Hello)/First %d 0 R/Last %d 0 R/Dest[3 0 R/Fit]>>" % (n + 7, n + 7)
-                for n in range(60_000)
-            ],
-        ]
+    lambda: outline_pdf(
+        b"<</Title(Hello)/First %d 0 R/Last %d 0 R/Dest[3 0 R/Fit]>>" % (n + 7, n + 7) for n in range(60_000)
     )
 )
 attack("names-of-itself.pdf")(

@@ -119,15 +119,18 @@ class Acceptance:
         contents = {
             upload.sha256: document.content for upload, document in zip(uploads, incoming, strict=True)
         }
+
+        async def lay_out(number: int, shard: list[Upload]) -> list[Upload]:
+            kept = await self.keep(ticket, collection, number, shard, contents)
+            await self._shards.put_manifest(ticket, number, kept)
+            return kept
+
         shards = list(in_shards(uploads))
         here = [upload for upload in uploads if not upload.is_awaited]
         begun = Jobs.begun(Kind.INGESTION, len(uploads))
         hold = await self._documents.hold(tenant, here, records, job_id, beside=begun, refusable=refusable)
         try:
-            shards = await in_turns(
-                self._lay_out(ticket, collection, number, shard, contents)
-                for number, shard in enumerate(shards)
-            )
+            shards = await in_turns(lay_out(*each) for each in enumerate(shards))
             failpoints.passed("accept.kept")
             job = await self._announce(within, job_id, owner, title, len(uploads), hold=hold)
             failpoints.passed("accept.announced")
@@ -169,19 +172,6 @@ class Acceptance:
         awaited = [upload.id for upload in uploads[PROBED:] if upload.is_awaited]
         records = await self._documents.find_all(tenant, collection, awaited) if awaited else {}
         return records, frozenset(ids[PROBED:]) - {*awaited}
-
-    async def _lay_out(
-        self,
-        ticket: Ticket,
-        collection: str,
-        number: int,
-        uploads: Sequence[Upload],
-        contents: Mapping[str, bytes],
-    ) -> list[Upload]:
-        """Keep a shard's bytes and its manifest; the uploads with the claims to their bytes."""
-        kept = await self.keep(ticket, collection, number, uploads, contents)
-        await self._shards.put_manifest(ticket, number, kept)
-        return kept
 
     async def keep(
         self,

@@ -84,7 +84,8 @@ class Settlement:
     ) -> list[Outcome] | None:
         """Make the new versions of a shard visible, and note what became of each of its documents.
 
-        None where a layout has been added since the preparation: nothing is decided then.
+        None where the shard is to be prepared anew: a layout has been added, and nothing is decided then, or
+        what a document was found to be the same as is visible no more.
         """
         collection = assignment.collection
         uploads = {upload.id: upload for upload in manifest}

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("groundwork.ingestion")
 
-# About half the text that one call of the smallest embedding model takes: 64 inputs of 256 tokens, of three
-# bytes or so. What still makes more chunks than that has been read in vain, and is little.
+# A quarter of the text that one call of the smallest embedding model takes: 128 inputs of 256 tokens, of
+# three bytes or so. What still makes more chunks than that has been read in vain, and is little.
 SINGLE_PASS_BYTES = 24 * 1024
 SINGLE_PASS_DOCUMENTS = 16
 SHARD = 0
