@@ -141,9 +141,18 @@ async def test_many_documents_are_prepared_by_the_records_of_their_acceptance(
     assert await texts_kept(lifecycle, world) == owned
 
 
-@pytest.mark.parametrize("newer", ["a newer version", "a deletion", "nothing"])
+@pytest.mark.parametrize(
+    ("meanwhile", "left"),
+    [
+        ("nothing", [1]),
+        ("a newer version", [2]),
+        ("a deletion", []),
+        ("another run of the step fails", []),
+        ("the attempt is given up", []),
+    ],
+)
 async def test_chunks_that_a_stopped_worker_uploads_late_are_taken_back(
-    lifecycle: Lifecycle, world: World, monkeypatch: pytest.MonkeyPatch, newer: str
+    lifecycle: Lifecycle, world: World, monkeypatch: pytest.MonkeyPatch, meanwhile: str, left: list[int]
 ):
     """A worker is stopped after the model has answered it; another does its step, and the job goes on."""
     ticket = (await lifecycle.accept(a=TEXT)).ticket
@@ -154,11 +163,17 @@ async def test_chunks_that_a_stopped_worker_uploads_late_are_taken_back(
     async def embedded_late(*arguments, **more):
         answer = await embed(*arguments, **more)
         monkeypatch.setattr(world.gateway, "embed", embed)
-        await lifecycle.embedded(ticket, 1, 0)
-        assert await lifecycle.ingestion.settlement.commit(ticket, 0, {})
-        if newer == "a newer version":
+        if meanwhile == "the attempt is given up":
+            await lifecycle.ingestion.settlement.abandon(ticket, GAVE_UP)
+            await lifecycle.jobs.finish(ticket, State.FAILED, errors=[GAVE_UP])
+            return answer
+        failed = {0: GAVE_UP} if meanwhile == "another run of the step fails" else {}
+        if not failed:
+            await lifecycle.embedded(ticket, 1, 0)
+        assert await lifecycle.ingestion.settlement.commit(ticket, 0, failed)
+        if meanwhile == "a newer version":
             await lifecycle.ingest(a=f"{TEXT} Newer.")
-        elif newer == "a deletion":
+        elif meanwhile == "a deletion":
             record = await world.documents.get("acme", world.name, "a.txt")
             await world.documents.mark_deleted("acme", world.name, "a.txt", new_id(), version=record.version)
             index = await world.indexes.of("embedding")
@@ -169,8 +184,7 @@ async def test_chunks_that_a_stopped_worker_uploads_late_are_taken_back(
     await lifecycle.ingestion.embedding.embed(ticket, 0, 0)
     index = await world.indexes.of("embedding")
     listed = await index.document_versions("acme", world.name)
-    expected = {"a newer version": [2], "a deletion": [], "nothing": [1]}[newer]
-    assert [each.version for each in listed] == expected
+    assert [each.version for each in listed] == left
 
 
 GAVE_UP = {"code": "storage_unavailable", "message": "Storage cannot serve now.", "retryable": True}

@@ -32,13 +32,13 @@ class Assignments:
         self._jobs = jobs
         self._collections = collections
 
-    async def stands(self, ticket: Ticket, job: Job) -> bool:
-        """Whether the collection of the ticket's job is still there."""
+    async def stands(self, ticket: Ticket) -> bool:
+        """Whether the attempt goes on: it has not ended, no other follows it, its collection is there."""
         try:
-            await self.for_job(ticket, job)
+            job = (await self.of(ticket)).job
         except NotFound:
             return False
-        return True
+        return job.attempt == ticket.attempt and not job.state.final
 
     async def of(self, ticket: Ticket) -> Assignment:
         """The ticket's job; `NotFound` once its collection is deleted, also where its name is used again."""

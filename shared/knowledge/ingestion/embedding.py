@@ -65,12 +65,12 @@ class Embedding:
         if not chunks:
             return
         settled, stands = await asyncio.gather(
-            self._shards.outcomes(ticket, number), self._assignments.stands(ticket, assignment.job)
+            self._shards.outcomes(ticket, number), self._assignments.stands(ticket)
         )
         if settled is not None or not stands:
-            # The shard was settled while this ran, by a second run of this step; or the collection was
-            # deleted, and its index may have been cleared before this upload.
-            await self.withdraw_overtaken(assignment.collection, chunks)
+            # The shard was settled or given up while this ran, by a second run of this step; or the
+            # collection was deleted, and its index may have been cleared before this upload.
+            await self.withdraw_unseen(assignment.collection, chunks)
         # A property of its own for each batch: a batch that is run again does not count twice.
         share = {embedded_share(batch_number): len(chunks)}
         await self._jobs.report(ticket, f"{shard_name(number)}.{batch_number // BATCHES_PER_ROW}", **share)
@@ -107,14 +107,17 @@ class Embedding:
         failpoints.passed("embed.uploaded")
         return chunks
 
-    async def withdraw_overtaken(self, collection: Collection, chunks: Sequence[IndexedChunk]) -> None:
-        """Remove chunks whose document has moved on meanwhile: whoever moved it may have cleaned already."""
+    async def withdraw_unseen(self, collection: Collection, chunks: Sequence[IndexedChunk]) -> None:
+        """Remove the chunks of versions that are not visible and that nobody will make visible any more.
+
+        Whoever settled their documents may have cleaned before the chunks came.
+        """
         versions = {chunk.document: chunk.version for chunk in chunks}
         records = await self._documents.find_all(collection.tenant, collection.name, versions)
         indexes = await self._indexes.all_of(collection)
         for document, version in versions.items():
             record = records.get(document)
-            if record is None or record.has_overtaken(version):
+            if record is None or record.visible != version:
                 for index in indexes:
                     await index.delete_document(
                         collection.tenant, collection.name, document, VersionRange(only=version)

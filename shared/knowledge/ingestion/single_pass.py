@@ -92,7 +92,7 @@ class SinglePass:
             outcomes = await self._settlement.settle(ticket, SHARD, assignment, manifest, reading.shard, {})
         except NotFound:
             # The collection was deleted meanwhile, and its index may have been cleared before the upload.
-            await self._embedding.withdraw_overtaken(assignment.collection, chunks)
+            await self._embedding.withdraw_unseen(assignment.collection, chunks)
             raise
         if outcomes is None:
             return None
