@@ -34,10 +34,6 @@ class Asking:
     def whole(self) -> tuple[float, float]:
         return self._timed({}, prefer="")
 
-    def fresh(self) -> None:
-        """The whole answer, made anew."""
-        self._open("POST", "/v1/chat/completions", self._body({}), fresh=True).read()
-
     def stream(self) -> tuple[float, float]:
         return self._timed({"stream": True}, prefer="")
 
@@ -72,14 +68,10 @@ class Asking:
     def _body(self, more: dict[str, Any]) -> dict[str, Any]:
         return {"model": "rag:pumps", "messages": [{"role": "user", "content": QUESTION}], **more}
 
-    def _open(
-        self, method: str, path: str, body: Any = None, prefer: str = "", *, fresh: bool = False
-    ) -> Any:
+    def _open(self, method: str, path: str, body: Any = None, prefer: str = "") -> Any:
         headers = {"Authorization": f"Bearer {self._key}", "Content-Type": "application/json"}
         if prefer:
             headers["Prefer"] = prefer
-        if fresh:
-            headers["Cache-Control"] = "no-store"
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(self._url + path, data=data, headers=headers, method=method)
         return urllib.request.urlopen(request, timeout=120)

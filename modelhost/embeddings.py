@@ -24,9 +24,9 @@ DIMENSIONS = 384
 # Word pieces the model was trained to see, [CLS] and [SEP] included (its sentence_bert_config.json).
 MAX_TOKENS = 256
 # Padded tokens in one run. Measured on 209-token chunks: 37 ms of CPU a text at 512, 41 at 1,024,
-# 52 at 4,096. At about 80 ms a run it is also how long a short request waits for a busy worker.
+# 52 at 4,096.
 SLICE_TOKENS = 512
-# Tokens that may wait, for each class of request: about QUEUE_SECONDS of work on two cores.
+# Tokens that may wait, in the background as many again: about QUEUE_SECONDS of work on two cores.
 QUEUED_TOKENS_MAX = 524_288
 
 Vectors = np.ndarray[Any, np.dtype[np.float32]]
@@ -82,12 +82,13 @@ class Embedder:
         """
         return [self._frame(index, tokens) for index, tokens in enumerate(token_lists)]
 
-    def submit(self, rows: Sequence[Ids]) -> Future[Vectors]:
+    def submit(self, rows: Sequence[Ids], *, background: bool = False) -> Future[Vectors]:
         """The vectors of framed ids, later; cancelling the future drops the work that still waits.
 
-        Raises QueueFull.
+        What comes in the ``background`` gives way to all else. Raises QueueFull.
         """
-        return self._workers.submit(rows, np.empty((len(rows), DIMENSIONS), dtype=np.float32))
+        results = np.empty((len(rows), DIMENSIONS), dtype=np.float32)
+        return self._workers.submit(rows, results, background=background)
 
     def close(self) -> None:
         """Cancel waiting work and end the worker threads."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import time
 import uuid
 from collections.abc import Sequence
@@ -21,6 +22,9 @@ DOCUMENTS_MAX = 1_000
 SEED_MAX = 2**32 - 2
 # A bound on max_tokens that any context is smaller than; it keeps the number inside 32 bits.
 MAX_TOKENS_MAX = 2**31 - 1
+
+# An urgency below the default of 3 (RFC 9218, 4.1).
+_BACKGROUND = re.compile(r"(?:^|,)\s*u=[4-7]\s*(?:,|$)")
 
 # Members that would change the answer and that this server cannot honour: refused when they are set.
 _UNSUPPORTED_CHAT = ("audio", "function_call", "functions", "logit_bias", "logprobs", "tool_choice", "tools")
@@ -54,6 +58,11 @@ class ApiError(Exception):
 def invalid(param: str | None, message: str, code: str = "invalid_value") -> NoReturn:
     """Raise the 400 for one member of a request."""
     raise ApiError(400, code, message, param)
+
+
+def is_background(priority: str) -> bool:
+    """Whether the header ``Priority`` says that a request is less urgent than others (RFC 9218)."""
+    return bool(_BACKGROUND.search(priority))
 
 
 @dataclass(frozen=True, slots=True)

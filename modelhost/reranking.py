@@ -21,7 +21,7 @@ MAX_TOKENS = 512
 QUERY_MAX_TOKENS = 128
 # Each pair runs by itself.
 SLICE_TOKENS = 0
-# Tokens that may wait, for each class of request: about QUEUE_SECONDS of work on two cores.
+# Tokens that may wait, in the background as many again: about QUEUE_SECONDS of work on two cores.
 QUEUED_TOKENS_MAX = 393_216
 
 
@@ -59,12 +59,13 @@ class Reranker:
             rows.append(np.array(framed, dtype=np.int64))
         return rows
 
-    def submit(self, rows: Sequence[Ids]) -> Future[Results]:
+    def submit(self, rows: Sequence[Ids], *, background: bool = False) -> Future[Results]:
         """The scores of encoded pairs, later; cancelling the future drops the work that still waits.
 
-        Raises QueueFull.
+        What comes in the ``background`` gives way to all else. Raises QueueFull.
         """
-        return self._workers.submit(rows, np.empty(len(rows), dtype=np.float32))
+        results = np.empty(len(rows), dtype=np.float32)
+        return self._workers.submit(rows, results, background=background)
 
     def close(self) -> None:
         """Cancel waiting work and end the worker threads."""

@@ -290,7 +290,7 @@ def _incomplete() -> ApiError:
 async def _inferred(request: Request, model: Embedder | Reranker, rows: list[Any]) -> Any:
     """What ``model`` makes of ``rows``. Raises ApiError where too much waits, ClientDisconnect."""
     try:
-        future = model.submit(rows)
+        future = model.submit(rows, background=wire.is_background(request.headers.get("priority", "")))
     except QueueFull as full:
         raise ApiError(429, "rate_limit_exceeded", str(full), retry_after=full.retry_after_seconds) from None
     return await _unless_disconnected(request, asyncio.wrap_future(future))

@@ -1,10 +1,15 @@
-"""Slices of inference work: requests cut into runs, a queue by priority, threads, results put together.
+"""Slices of inference work: requests cut into runs, queues, threads, results put together.
 
 A model says how a slice is inferred; all else about serving many requests with few threads is here.
+
+What somebody waits for has threads of its own. Those of the background run where the others leave them a
+core: they give way in the middle of a slice, and nobody waits for the end of one.
 """
 
 from __future__ import annotations
 
+import os
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -15,8 +20,12 @@ from typing import Any
 
 import numpy as np
 
-# Slices of short requests taken in a row before one of a large request, so that neither starves.
-SHORT_RUN_SLICES = 8
+# More than one answer to a question needs: its 48 sentences and its 20 re-ranked passages stay below. A
+# larger request takes seconds by itself, and goes into the background unasked.
+FOREGROUND_TOKENS_MAX = 8_192
+# A thread of this nice value gets a quarter of a core that another wants as well (kernel/sched/core.c): the
+# background goes on however much is asked in the foreground.
+BACKGROUND_NICE = 5
 # How long the work takes that a model lets wait, on two cores: its limit of queued tokens is chosen so.
 QUEUE_SECONDS = 45
 
@@ -80,51 +89,44 @@ def _fits(one: Slice, other: Slice, slice_tokens: int) -> bool:
 
 
 class SliceQueue:
-    """Slices of work in order of arrival; those of short requests first. Thread-safe.
+    """Slices of work in order of arrival. Thread-safe.
 
-    ``slice_tokens`` bounds the padded tokens of one run, ``queued_tokens_max`` those that may wait for each
-    class of request.
+    ``slice_tokens`` bounds the padded tokens of one run, ``queued_tokens_max`` those that may wait.
     """
 
     def __init__(self, slice_tokens: int, queued_tokens_max: int) -> None:
         self._slice_tokens = slice_tokens
         self._queued_tokens_max = queued_tokens_max
         self._changed = threading.Condition()
-        self._short: deque[Slice] = deque()
-        self._large: deque[Slice] = deque()
-        self._queued_tokens = {True: 0, False: 0}
-        self._short_run = 0
+        self._waiting: deque[Slice] = deque()
+        self._waiting_tokens = 0
         self._closed = False
 
     def put(self, slices: list[Slice]) -> None:
-        """Add one request's slices. A request of one slice is short. Raises QueueFull."""
-        short = len(slices) <= 1
+        """Add one request's slices. Raises QueueFull."""
         tokens = sum(len(row.ids) for part in slices for row in part)
         with self._changed:
             if self._closed:
                 raise RuntimeError("the model is closed")
-            waiting = self._queued_tokens[short]
             # A request larger than the whole limit is still served when nothing else waits.
-            if waiting and waiting + tokens > self._queued_tokens_max:
-                share = waiting / self._queued_tokens_max
+            if self._waiting_tokens and self._waiting_tokens + tokens > self._queued_tokens_max:
+                share = self._waiting_tokens / self._queued_tokens_max
                 raise QueueFull(retry_after_seconds=max(1, round(QUEUE_SECONDS * share)))
-            self._queued_tokens[short] += tokens
-            (self._short if short else self._large).extend(slices)
+            self._waiting_tokens += tokens
+            self._waiting.extend(slices)
             self._changed.notify(len(slices))
 
     def take(self) -> Slice | None:
         """The next slice, topped up with waiting ones of like length; None when closed."""
         with self._changed:
             while True:
-                while not (self._short or self._large):
+                while not self._waiting:
                     if self._closed:
                         return None
                     self._changed.wait()
-                short = self._next_is_short()
-                source = self._short if short else self._large
-                taken = self._pop(source, short)
-                while source and taken and _fits(taken, source[0], self._slice_tokens):
-                    taken = sorted(taken + self._pop(source, short), key=lambda row: len(row.ids))
+                taken = self._pop()
+                while self._waiting and taken and _fits(taken, self._waiting[0], self._slice_tokens):
+                    taken = sorted(taken + self._pop(), key=lambda row: len(row.ids))
                 if taken:
                     return taken
 
@@ -132,30 +134,23 @@ class SliceQueue:
         """Cancel what waits and release the workers."""
         with self._changed:
             self._closed = True
-            for part in (*self._short, *self._large):
+            for part in self._waiting:
                 for row in part:
                     row.job.future.cancel()
-            self._short.clear()
-            self._large.clear()
+            self._waiting.clear()
             self._changed.notify_all()
 
-    def _next_is_short(self) -> bool:
-        if self._short and (not self._large or self._short_run < SHORT_RUN_SLICES):
-            self._short_run += 1
-            return True
-        self._short_run = 0
-        return False
-
-    def _pop(self, source: deque[Slice], short: bool) -> Slice:
-        part = source.popleft()
-        self._queued_tokens[short] -= sum(len(row.ids) for row in part)
+    def _pop(self) -> Slice:
+        part = self._waiting.popleft()
+        self._waiting_tokens -= sum(len(row.ids) for row in part)
         return [row for row in part if not row.job.future.done()]
 
 
 class SliceWorkers:
-    """Infers rows on ``threads`` threads. ``infer`` gets the ids of one slice and gives a result for each.
+    """Infers rows on ``threads`` threads, and as many for what waits in the background.
 
-    Thread-safe. What ``infer`` raises goes to those who asked.
+    ``infer`` gets the ids of one slice and gives a result for each. ``queued_tokens_max`` may wait of each
+    kind. Thread-safe. What ``infer`` raises goes to those who asked.
     """
 
     def __init__(
@@ -169,35 +164,42 @@ class SliceWorkers:
     ) -> None:
         self._infer = infer
         self._slice_tokens = slice_tokens
-        self._queue = SliceQueue(slice_tokens, queued_tokens_max)
+        self._foreground = SliceQueue(slice_tokens, queued_tokens_max)
+        self._background = SliceQueue(slice_tokens, queued_tokens_max)
         self._delivery = threading.Lock()
         self._workers = [
-            threading.Thread(target=self._work, name=f"{name}-{number}", daemon=True)
+            threading.Thread(target=self._work, args=(queue,), name=f"{name}-{number}", daemon=True)
             for number in range(threads)
+            for queue in (self._foreground, self._background)
         ]
         for worker in self._workers:
             worker.start()
 
-    def submit(self, rows: Sequence[Ids], results: Results) -> Future[Results]:
+    def submit(self, rows: Sequence[Ids], results: Results, *, background: bool = False) -> Future[Results]:
         """``results``, later, filled in row by row; cancelling drops the work that still waits.
 
-        Raises QueueFull.
+        A request of many tokens waits in the ``background`` in any case. Raises QueueFull.
         """
         job = Job(results, remaining=len(rows))
         if rows:
-            self._queue.put(cut([Row(ids, job, index) for index, ids in enumerate(rows)], self._slice_tokens))
+            background = background or sum(map(len, rows)) > FOREGROUND_TOKENS_MAX
+            queue = self._background if background else self._foreground
+            queue.put(cut([Row(ids, job, index) for index, ids in enumerate(rows)], self._slice_tokens))
         else:
             job.succeed()
         return job.future
 
     def close(self) -> None:
         """Cancel waiting work and end the worker threads."""
-        self._queue.close()
+        self._foreground.close()
+        self._background.close()
         for worker in self._workers:
             worker.join()
 
-    def _work(self) -> None:
-        while (rows := self._queue.take()) is not None:
+    def _work(self, queue: SliceQueue) -> None:
+        if queue is self._background and sys.platform == "linux":  # threads have nice values there
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), BACKGROUND_NICE)
+        while (rows := queue.take()) is not None:
             try:
                 results = self._infer([row.ids for row in rows])
             except Exception as error:  # whatever the runtime raises belongs to the callers

@@ -30,6 +30,8 @@ OVERDUE_CHECK_SECONDS = 0.25
 UNKNOWN_PATIENCE_SECONDS = 1.0
 # What to tell a caller when no deployment names a time.
 DEFAULT_RETRY_AFTER_SECONDS = 1.0
+# What nobody waits for, as RFC 9218 (4.1) has it: our own model server lets it give way, others ignore it.
+BACKGROUND_PRIORITY = "u=7"
 # Another deployment answered in less than half the time that this one has been silent: it hangs.
 HANGING_FACTOR = 2.0
 
@@ -148,7 +150,8 @@ class Dispatcher:
             fields = {"deployment": lease.deployment.name, "error": type(error).__name__}
             log.error("credential_unavailable", extra=fields)
             raise DeploymentFault(FaultKind.MISCONFIGURED, "credential_unavailable") from None
-        return {"Content-Type": "application/json", **credentials}
+        headers = {"Content-Type": "application/json", **credentials}
+        return {**headers, "Priority": BACKGROUND_PRIORITY} if lease.is_background else headers
 
 
 class _Call:

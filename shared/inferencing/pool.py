@@ -130,6 +130,11 @@ class Lease:
         member.charge(now, demand)
 
     @property
+    def is_background(self) -> bool:
+        """Whether nobody waits for the call."""
+        return self._demand.background
+
+    @property
     def isolated(self) -> bool:
         """Whether others have found the deployment broken since this call was sent."""
         return self._member.breaker.cause is not None and not self._ticket.probe

@@ -36,6 +36,7 @@ class ScriptedWire:
     def __init__(self, **scripts: Script) -> None:
         self.scripts = scripts
         self.sent: list[tuple[str, float]] = []  # deployment and time
+        self.sent_headers: list[Mapping[str, str]] = []
         self.open: dict[str, int] = dict.fromkeys(scripts, 0)
         self.most_open = dict(self.open)
 
@@ -48,6 +49,7 @@ class ScriptedWire:
         name = str(urlsplit(url).hostname)
         script = self.scripts[name]
         self.sent.append((name, asyncio.get_running_loop().time()))
+        self.sent_headers.append(headers)
         self.open[name] += 1
         self.most_open[name] = max(self.most_open[name], self.open[name])
         response = ScriptedResponse(self, name, script, json.loads(body))

@@ -367,6 +367,18 @@ def test_a_call_that_someone_waits_for_never_waits_for_one_in_the_background() -
     run(scenario())
 
 
+def test_a_deployment_is_told_which_calls_may_give_way() -> None:
+    """By the header of RFC 9218; other calls say nothing."""
+
+    async def scenario() -> None:
+        bench = Bench(catalogue_text("a"), a=Script())
+        await bench.complete(background=True)
+        await bench.complete()
+        assert [sent.get("Priority") for sent in bench.wire.sent_headers] == ["u=7", None]
+
+    run(scenario())
+
+
 def test_a_call_in_the_background_takes_its_turn_after_all_others() -> None:
     async def scenario() -> None:
         bench = Bench(catalogue_text("a", a="max_in_flight = 1"), a=Script(seconds=1.0))

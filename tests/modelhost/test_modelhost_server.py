@@ -5,6 +5,7 @@ import json
 import signal
 import socket
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
@@ -12,6 +13,8 @@ from model_host_process import ModelHost, announced_url, start, wait_until_ready
 from openai import AuthenticationError, AzureOpenAI, OpenAI
 
 from modelhost import weights
+from modelhost.embeddings import Embedder
+from modelhost.server import ModelServer
 
 NO_MODELS = ("--port", "0", *(f"--{kind}-model=none" for kind in ("chat", "embedding", "reranking")))
 
@@ -146,3 +149,41 @@ def test_the_packaged_weights_are_the_pinned_ones_and_others_are_refused():
     absent = weights.WeightFile("not-installed-anywhere", "x", "0" * 64)
     with pytest.raises(weights.WeightsError, match="not installed"):
         absent.verified()
+
+
+@pytest.mark.parametrize(
+    ("priority", "background"),
+    [
+        (None, False),
+        ("u=3", False),
+        ("u=0, i", False),
+        ("i", False),
+        ("u=7", True),
+        ("i,u=4", True),
+        ("u=44", False),
+        ('"u=7"', False),
+    ],
+)
+async def test_what_is_less_urgent_than_usual_is_done_in_the_background(
+    monkeypatch: pytest.MonkeyPatch, priority: str | None, background: bool
+):
+    """By the header of RFC 9218."""
+    embedder, said = Embedder(threads=1), []
+    submit = embedder.submit
+
+    def spy(rows: Any, **options: Any) -> Any:
+        said.append(options["background"])
+        return submit(rows, **options)
+
+    monkeypatch.setattr(embedder, "submit", spy)
+    app = ModelServer(embedder, None, None, api_key=None).app
+    try:
+        async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://host") as client:
+            answer = await client.post(
+                "/v1/embeddings",
+                json={"model": "minilm", "input": "A pump."},
+                headers={} if priority is None else {"Priority": priority},
+            )
+    finally:
+        embedder.close()
+    assert (answer.status_code, said) == (200, [background])

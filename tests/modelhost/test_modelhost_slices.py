@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import CancelledError
@@ -7,7 +9,17 @@ from concurrent.futures import CancelledError
 import numpy as np
 import pytest
 
-from modelhost.slices import SHORT_RUN_SLICES, Ids, Job, QueueFull, Row, SliceQueue, SliceWorkers, cut
+from modelhost.slices import (
+    BACKGROUND_NICE,
+    FOREGROUND_TOKENS_MAX,
+    Ids,
+    Job,
+    QueueFull,
+    Row,
+    SliceQueue,
+    SliceWorkers,
+    cut,
+)
 
 SLICE_TOKENS = 512
 QUEUED_TOKENS_MAX = 65_536
@@ -32,28 +44,11 @@ def test_slices_hold_texts_of_like_length_and_at_most_the_padded_size():
     assert len(cut(rows(256, 256, 256), SLICE_TOKENS)) == 2
 
 
-def test_a_short_request_is_taken_before_a_large_one_that_came_first():
-    queue = SliceQueue(SLICE_TOKENS, QUEUED_TOKENS_MAX)
-    queue.put(cut(rows(*[200] * 8), SLICE_TOKENS))
-    queue.put(cut(rows(9), SLICE_TOKENS))
-    assert lengths(queue.take()) == [9]
-    assert lengths(queue.take()) == [200, 200]
-
-
-def test_waiting_short_requests_share_a_slice():
+def test_waiting_requests_of_like_length_share_a_slice():
     queue = SliceQueue(SLICE_TOKENS, QUEUED_TOKENS_MAX)
     for length in (9, 12, 10):
         queue.put(cut(rows(length), SLICE_TOKENS))
     assert lengths(queue.take()) == [9, 10, 12]
-
-
-def test_large_requests_are_not_starved_by_short_ones():
-    queue = SliceQueue(SLICE_TOKENS, QUEUED_TOKENS_MAX)
-    queue.put(cut(rows(*[200] * 4), SLICE_TOKENS))
-    for _ in range(SHORT_RUN_SLICES + 1):
-        queue.put(cut(rows(256, 256), SLICE_TOKENS))
-    taken = [lengths(queue.take()) for _ in range(SHORT_RUN_SLICES + 1)]
-    assert taken == [[256, 256]] * SHORT_RUN_SLICES + [[200, 200]]
 
 
 def test_cancelled_work_is_skipped():
@@ -67,6 +62,13 @@ def test_cancelled_work_is_skipped():
     assert lengths(queue.take()) == [100] * 5
 
 
+def test_a_request_of_other_length_begins_a_slice_of_its_own():
+    queue = SliceQueue(SLICE_TOKENS, QUEUED_TOKENS_MAX)
+    for length in (9, 200):
+        queue.put(cut(rows(length), SLICE_TOKENS))
+    assert [lengths(queue.take()), lengths(queue.take())] == [[9], [200]]
+
+
 def test_the_queue_refuses_what_exceeds_its_limit_and_takes_what_just_fits():
     queue = SliceQueue(SLICE_TOKENS, QUEUED_TOKENS_MAX)
     filling = [256] * (QUEUED_TOKENS_MAX // 256)
@@ -75,7 +77,8 @@ def test_the_queue_refuses_what_exceeds_its_limit_and_takes_what_just_fits():
     with pytest.raises(QueueFull) as full:
         queue.put(cut(rows(*[256] * 4), SLICE_TOKENS))
     assert full.value.retry_after_seconds >= 1
-    queue.put(cut(rows(9), SLICE_TOKENS))  # short requests have a share of their own
+    queue.take()
+    queue.put(cut(rows(*[256] * 2), SLICE_TOKENS))
 
 
 def test_closing_the_queue_cancels_what_waits_and_releases_the_worker():
@@ -116,6 +119,45 @@ def test_what_a_model_raises_goes_to_the_request_that_caused_it_alone(workers: S
     with pytest.raises(ArithmeticError):
         broken.result(10)
     assert whole.result(10).tolist() == [6]
+
+
+@pytest.mark.parametrize(
+    ("asked", "background", "gives_way"),
+    [(9, False, False), (9, True, True), (FOREGROUND_TOKENS_MAX + 1, False, True)],
+    ids=["foreground", "background", "large"],
+)
+def test_what_somebody_waits_for_never_waits_for_the_background(
+    asked: int, background: bool, gives_way: bool
+):
+    """All threads of the background are held up by requests before; and their threads yield their cores."""
+    go_on, held = threading.Event(), threading.Semaphore(0)
+    nice: dict[int, int] = {}
+
+    def infer(slice_: list[Ids]) -> list[int]:
+        nice[len(slice_[0])] = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+        if len(slice_[0]) == 1:
+            held.release()
+            go_on.wait(10)
+        return [0] * len(slice_)
+
+    workers = SliceWorkers(
+        infer, name="test", threads=2, slice_tokens=0, queued_tokens_max=4 * FOREGROUND_TOKENS_MAX
+    )
+    try:
+        for _ in range(2):
+            workers.submit(texts(1), np.empty(1, dtype=np.float32), background=True)
+            assert held.acquire(timeout=10)
+        answer = workers.submit(texts(asked), np.empty(1, dtype=np.float32), background=background)
+        if gives_way:
+            with pytest.raises(TimeoutError):
+                answer.result(0.2)
+            go_on.set()
+        answer.result(10)
+        own = os.getpriority(os.PRIO_PROCESS, 0)
+        assert nice[asked] == own + (BACKGROUND_NICE if gives_way and sys.platform == "linux" else 0)
+    finally:
+        go_on.set()
+        workers.close()
 
 
 def test_closing_cancels_the_work_that_waits():
