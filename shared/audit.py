@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from shared.errors import InvalidParameter, StorageUnavailable
 from shared.jobs import iso
+from shared.storage import newest_first
 
 if TYPE_CHECKING:
     from shared.identity import Principal
@@ -32,8 +33,6 @@ GATHER_SECONDS = 1.0
 GATHERED_MAX = 10_000
 PAGE_ENTRIES = 100
 OBJECT_CHARACTERS = 1000
-# Newest first: the table sorts upwards, so keys count down from here (milliseconds, year 2286).
-_LAST_MILLISECOND = 9_999_999_999_999
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +68,7 @@ class Entry:
     def to_row(self) -> Row:
         return {
             "PartitionKey": self.tenant,
-            "RowKey": f"{_LAST_MILLISECOND - int(self.at * 1000):013d}:{secrets.token_hex(8)}",
+            "RowKey": f"{newest_first(self.at)}:{secrets.token_hex(8)}",
             "user": self.user,
             "roles": json.dumps(self.roles),
             "credential": self.credential,

@@ -14,9 +14,15 @@ from shared.config import StorageSettings
 from shared.jobs import Jobs
 from shared.knowledge.collections import Collection, Collections
 from shared.knowledge.content import ContentStore, piece_of
-from shared.knowledge.documents import Document, Documents, DocumentState, document_key
+from shared.knowledge.documents import Document, Documents, DocumentState
 from shared.knowledge.index import IndexSpec, SearchIndex, open_index
-from shared.knowledge.index.protocol import MAX_TOP, DocumentVersion, IndexedChunk, SearchRequest
+from shared.knowledge.index.protocol import (
+    MAX_TOP,
+    DocumentVersion,
+    IndexedChunk,
+    SearchRequest,
+    document_key,
+)
 from shared.knowledge.upkeep import LayoutUpkeep
 from shared.storage import Storage, open_storage
 

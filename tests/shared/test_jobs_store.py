@@ -281,7 +281,7 @@ async def test_a_job_that_was_announced_by_a_clock_far_ahead_has_waited_long_eno
 ):
     now = time.time()
     with monkeypatch.context() as patched:
-        patched.setattr("shared.jobs.time.time", lambda: now + ahead)
+        patched.setattr("shared.jobs.store.time.time", lambda: now + ahead)
         job = await made(jobs, tenant)
     announced = [each async for each in jobs.announced_before(now - 30)]
     assert (job.id in [each.id for each in announced if isinstance(each, Job)]) is found

@@ -14,7 +14,8 @@ from shared.errors import Contended, InvalidRequest, PayloadTooLarge
 from shared.identity import check_readers
 from shared.jobs import Job, Jobs, Kind, Ticket
 from shared.knowledge.arrivals import arrival_job
-from shared.knowledge.documents import PROBED, Upload, check_id, document_key
+from shared.knowledge.documents import PROBED, Upload, check_id
+from shared.knowledge.index.protocol import document_key
 from shared.knowledge.ingestion.shards import in_shards, shard_name
 from shared.knowledge.media import detect
 from shared.storage import INBOX, RAW, in_turns

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from shared import failpoints
 from shared.errors import DocumentError, NotFound
-from shared.knowledge.documents import DocumentState, document_key
+from shared.knowledge.documents import DocumentState
+from shared.knowledge.index.protocol import document_key
 from shared.knowledge.ingestion.entries import Entry, chunk_budget, entries_of, packed, placements
 from shared.knowledge.ingestion.outcomes import Outcome, PreparedDocument, PreparedShard
 from shared.knowledge.ingestion.shards import shard_name, texts_origin

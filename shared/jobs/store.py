@@ -13,20 +13,17 @@ starts what a killed process left there.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from enum import StrEnum
+from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from shared.errors import Conflict, Contended, IdempotencyKeyReused, InvalidParameter, NotFound
+from shared.jobs.job import Job, Kind, State, Ticket
 from shared.quotas import Usage
-from shared.storage import JOBS, REPLACED, Changed, Exists
+from shared.storage import JOBS, REPLACED, Changed, Exists, newest_first
 
 if TYPE_CHECKING:
     from shared.quotas import Hold, Quotas
@@ -44,148 +41,6 @@ PAGE_JOBS = 50
 WRITE_TRIES = 8
 # Clocks of machines that keep time differ by less; a later time was told by one that did not.
 CLOCKS_APART_SECONDS = 60.0
-# What a client should wait before it asks again.
-POLL_SECONDS = 2
-# Newest first: the table sorts upwards, so the list counts down from here (milliseconds, year 2286).
-_LAST_MILLISECOND = 9_999_999_999_999
-
-
-class State(StrEnum):
-    QUEUED = "queued"
-    RUNNING = "running"
-    SUCCEEDED = "succeeded"
-    PARTIAL = "partial"
-    FAILED = "failed"
-    CANCELLED = "cancelled"
-
-    @property
-    def final(self) -> bool:
-        return self not in (State.QUEUED, State.RUNNING)
-
-
-class Kind(StrEnum):
-    INGESTION = "ingestion"
-    DELETION = "deletion"
-    ANSWER = "answer"
-    REINDEXING = "reindexing"
-    RECONCILIATION = "reconciliation"
-    ERASURE = "erasure"
-    BATCH = "batch"
-
-
-@dataclass(frozen=True, slots=True)
-class Ticket:
-    """What an orchestration and its activities know of their job: a claim check, never content."""
-
-    tenant: str
-    job: str
-    attempt: int = 1
-
-    @property
-    def instance(self) -> str:
-        """The id of the orchestration that runs this attempt."""
-        return f"{self.job}-{self.attempt}"
-
-    @property
-    def prefix(self) -> str:
-        """Where this attempt's blobs lie in the container of jobs."""
-        return f"{self.tenant}/{self.job}/{self.attempt}"
-
-    def to_dict(self) -> dict[str, Any]:
-        return {"tenant": self.tenant, "job": self.job, "attempt": self.attempt}
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Ticket:
-        return cls(data["tenant"], data["job"], data["attempt"])
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """A job as its row tells it; times are UTC seconds since 1970.
-
-    ``generation`` is that of its collection: a later one of the same name is none of this job's business.
-    """
-
-    tenant: str
-    id: str
-    kind: Kind
-    state: State
-    title: str
-    collection: str
-    owner: str
-    attempt: int
-    created: float
-    updated: float
-    started: float | None = None
-    cancel_requested: bool = False
-    total: int | None = None
-    counts: Mapping[str, int] | None = None
-    errors: tuple[Mapping[str, Any], ...] = ()
-    generation: str = ""
-    etag: str = ""
-
-    @property
-    def ticket(self) -> Ticket:
-        return Ticket(self.tenant, self.id, self.attempt)
-
-    def to_row(self) -> Row:
-        row: Row = {
-            "PartitionKey": self.tenant,
-            "RowKey": f"job:{self.id}",
-            "kind": self.kind.value,
-            "state": self.state.value,
-            "title": self.title,
-            "collection": self.collection,
-            "generation": self.generation,
-            "owner": self.owner,
-            "attempt": self.attempt,
-            "created": self.created,
-            "updated": self.updated,
-            "cancel_requested": self.cancel_requested,
-            "counts": json.dumps(dict(self.counts or {})),
-            "errors": json.dumps([dict(error) for error in self.errors]),
-        }
-        if self.started is not None:
-            row["started"] = self.started
-        if self.total is not None:
-            row["total"] = self.total
-        return row
-
-    @classmethod
-    def from_row(cls, row: Mapping[str, Any]) -> Job:
-        return cls(
-            tenant=row["PartitionKey"],
-            id=row["RowKey"].rpartition(":")[2],
-            kind=Kind(row["kind"]),
-            state=State(row["state"]),
-            title=row["title"],
-            collection=row["collection"],
-            generation=row["generation"],
-            owner=row["owner"],
-            attempt=row["attempt"],
-            created=row["created"],
-            updated=row["updated"],
-            started=row.get("started"),
-            cancel_requested=row["cancel_requested"],
-            total=row.get("total"),
-            counts=json.loads(row["counts"]),
-            errors=tuple(json.loads(row["errors"])),
-            etag=row.get("etag", ""),
-        )
-
-    @property
-    def _list_key(self) -> str:
-        return f"list:{_LAST_MILLISECOND - int(self.created * 1000):013d}:{self.id}"
-
-
-def new_id() -> str:
-    """A job id that cannot be guessed: 128 random bits."""
-    return secrets.token_hex(16)
-
-
-def derived_id(*parts: str) -> str:
-    """The id of the job for one event: the same event always has the same job."""
-    return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()[:32]
 
 
 async def _nobody(ticket: Ticket) -> None:
@@ -257,7 +112,7 @@ class Jobs:
         )
         try:
             await self._storage.swap_rows(
-                TABLE, [(job.to_row(), None), ({**job.to_row(), "RowKey": job._list_key}, None)]
+                TABLE, [(job.to_row(), None), ({**job.to_row(), "RowKey": job.list_key}, None)]
             )
         except Changed:
             if counted:
@@ -478,7 +333,7 @@ class Jobs:
 
     async def ended_before(self, moment: float) -> AsyncIterator[Job]:
         """The jobs of all tenants that were ended by then, oldest last."""
-        first = f"list:{_LAST_MILLISECOND - int(moment * 1000):013d}"
+        first = f"list:{newest_first(moment)}"
         async for row in self._storage.scan_rows(TABLE, first=first, last="list;"):
             job = Job.from_row(row)
             if job.state.final and job.updated < moment:
@@ -501,14 +356,14 @@ class Jobs:
         for attempt in range(1, job.attempt + 1):
             instance = replace(job.ticket, attempt=attempt).instance
             await self._storage.delete_partition(PROGRESS_TABLE, instance)
-        await self._storage.delete_row(TABLE, job.tenant, job._list_key)
+        await self._storage.delete_row(TABLE, job.tenant, job.list_key)
         await self._storage.delete_row(TABLE, job.tenant, f"job:{job.id}")
 
     async def _write(self, job: Job, changed: Job) -> Job:
         """Replace the row and its line in the list together; raises `Changed`."""
         row = changed.to_row()
         # Nobody writes the line but with the row: the row's condition holds for both.
-        line = {**row, "RowKey": job._list_key}
+        line = {**row, "RowKey": job.list_key}
         etags = await self._storage.swap_rows(TABLE, [(row, job.etag), (line, REPLACED)])
         return replace(changed, etag=etags[0])
 
@@ -563,43 +418,3 @@ def _shown(errors: Iterable[Mapping[str, Any]]) -> tuple[Mapping[str, Any], ...]
             break
         shown.append(error)
     return tuple(shown)
-
-
-def iso(moment: float | None) -> str | None:
-    """A moment as RFC 3339 in UTC, with milliseconds."""
-    if moment is None:
-        return None
-    return datetime.fromtimestamp(moment, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def status_document(job: Job, progress: Mapping[str, Any] | None, base_url: str = "") -> dict[str, Any]:
-    """The job as its status URL shows it."""
-    me = f"{base_url}/api/jobs/{job.id}"
-    links = {"self": me, "result": f"{me}/result", "events": f"{me}/events"}
-    if not job.state.final:
-        links["cancel"] = f"{me}/cancel"
-    if job.state in (State.FAILED, State.PARTIAL, State.CANCELLED):
-        links["retry"] = f"{me}/retry"
-    if job.kind is Kind.BATCH:
-        links["batch"] = f"{base_url}/v1/batches/batch_{job.id}"
-    document: dict[str, Any] = {
-        "id": job.id,
-        "kind": job.kind.value,
-        "title": job.title,
-        "collection": job.collection,
-        "state": job.state.value,
-        "attempt": job.attempt,
-        "created": iso(job.created),
-        "updated": iso(job.updated),
-        "counts": dict(job.counts or {}),
-        "errors": [dict(error) for error in job.errors],
-        "links": links,
-    }
-    if progress is not None:
-        document["progress"] = progress
-    if job.cancel_requested and not job.state.final:
-        document["cancel_requested"] = True
-    return document
-
-
-__all__ = ["Job", "Jobs", "Kind", "State", "Ticket", "derived_id", "new_id", "status_document"]
