@@ -159,7 +159,7 @@ class ModelServer:
         if self._chat.state == "failed":
             raise ApiError(503, "model_unavailable", "The chat model could not be loaded.")
         try:
-            generation = self._chat.start(asked.messages, asked.sampling)
+            generation = self._chat.start(asked.messages, asked.sampling, background=_is_background(request))
         except ChatBusy as busy:
             raise ApiError(
                 429, "rate_limit_exceeded", str(busy), retry_after=busy.retry_after_seconds
@@ -287,10 +287,14 @@ def _incomplete() -> ApiError:
     return ApiError(500, "generation_failed", "The answer ended before it was complete.")
 
 
+def _is_background(request: Request) -> bool:
+    return wire.is_background(request.headers.get("priority", ""))
+
+
 async def _inferred(request: Request, model: Embedder | Reranker, rows: list[Any]) -> Any:
     """What ``model`` makes of ``rows``. Raises ApiError where too much waits, ClientDisconnect."""
     try:
-        future = model.submit(rows, background=wire.is_background(request.headers.get("priority", "")))
+        future = model.submit(rows, background=_is_background(request))
     except QueueFull as full:
         raise ApiError(429, "rate_limit_exceeded", str(full), retry_after=full.retry_after_seconds) from None
     return await _unless_disconnected(request, asyncio.wrap_future(future))

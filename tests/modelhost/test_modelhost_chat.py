@@ -11,7 +11,7 @@ import pytest
 from model_host_process import API_KEY, ModelHost
 from openai import AsyncOpenAI, AzureOpenAI, BadRequestError, NotFoundError, OpenAI
 
-from modelhost.chat import CONTEXT_TOKENS, SLOTS, WAITING_MAX
+from modelhost.chat import BACKGROUND_SLOTS, CONTEXT_TOKENS, SLOTS, WAITING_MAX
 
 HELLO: list[Any] = [{"role": "user", "content": "Say hello."}]
 STORY: list[Any] = [{"role": "user", "content": "Tell a very long story about the sea."}]
@@ -160,25 +160,44 @@ def test_a_client_that_leaves_while_its_prompt_is_read_ends_the_generation(http:
     wait_for_in_flight(http, 0, within_seconds=10)
 
 
-def test_a_full_queue_answers_429_with_retry_after(http: httpx2.Client, host: ModelHost):
-    async def fill() -> httpx2.Response:
+@pytest.mark.parametrize(
+    ("priority", "slots", "others"),
+    [("u=3", SLOTS, "u=7"), ("u=7", BACKGROUND_SLOTS, "u=3")],
+    ids=["foreground", "background"],
+)
+def test_a_full_queue_answers_429_with_retry_after_and_leaves_the_other_kind_alone(
+    http: httpx2.Client, host: ModelHost, priority: str, slots: int, others: str
+):
+    """Where all of the foreground is taken the background waits, but is not refused."""
+
+    async def fill() -> tuple[httpx2.Response, httpx2.Response]:
         body = {"model": "smollm2", "messages": STORY, "max_tokens": 3_000}
-        async with httpx2.AsyncClient(base_url=host.url, headers=http.headers, timeout=60) as client:
-            waiting = [
-                asyncio.create_task(client.post("/v1/chat/completions", json=body))
-                for _ in range(SLOTS + WAITING_MAX)
-            ]
+        headers = {**http.headers, "Priority": priority}
+        async with httpx2.AsyncClient(base_url=host.url, headers=headers, timeout=60) as client:
+
+            async def asked(**more: Any) -> httpx2.Response:
+                return await client.post("/v1/chat/completions", json=body, **more)
+
+            waiting = [asyncio.create_task(asked()) for _ in range(slots + WAITING_MAX)]
             await asyncio.to_thread(wait_for_in_flight, http, len(waiting), 30)
-            refused = await client.post("/v1/chat/completions", json=body)
+            refused = await asked()
+            body["max_tokens"] = 1
+            other = asyncio.create_task(asked(headers={"Priority": others}))
+            if priority == "u=7":  # a slot is free for it
+                await other
+                assert not any(task.done() for task in waiting)
+            else:
+                await asyncio.to_thread(wait_for_in_flight, http, len(waiting) + 1, 30)
             for task in waiting:
                 task.cancel()
             await asyncio.gather(*waiting, return_exceptions=True)
-            return refused
+            return refused, await other
 
-    refused = asyncio.run(fill())
+    refused, other = asyncio.run(fill())
     assert refused.status_code == 429
     assert int(refused.headers["retry-after"]) >= 1
     assert refused.json()["error"]["type"] == "rate_limit_error"
+    assert other.status_code == 200
     wait_for_in_flight(http, 0, within_seconds=10)
     assert post(http, max_tokens=1).status_code == 200
 
