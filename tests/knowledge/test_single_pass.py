@@ -9,7 +9,8 @@ import pytest
 from shared import failpoints
 from shared.errors import ModelsUnavailable
 from shared.jobs import Job, State, Ticket, new_id
-from shared.knowledge.ingestion import Incoming
+from shared.knowledge.ingestion import Incoming, preparation
+from shared.knowledge.ingestion.entries import packed
 from shared.knowledge.ingestion.single_pass import SINGLE_PASS_BYTES, SINGLE_PASS_DOCUMENTS
 from shared.storage import JOBS, PARSED
 from tests.intelligence.world import World, chat_model, ranker, servers, world
@@ -239,6 +240,15 @@ async def test_what_is_more_or_larger_goes_step_by_step(
     assert ("ended" in await lifecycle.ingestion.begin(ticket)) == at_once
     job = await done(lifecycle, ticket) if not at_once else await lifecycle.jobs.get("acme", ticket.job)
     assert job.counts == {"indexed": documents}
+
+
+@pytest.mark.parametrize(("inputs", "at_once"), [(2, True), (1, False)])
+async def test_what_takes_more_than_one_embedding_call_goes_step_by_step(
+    lifecycle: Lifecycle, monkeypatch: pytest.MonkeyPatch, inputs: int, at_once: bool
+):
+    monkeypatch.setattr(preparation, "packed", lambda entries, _: packed(entries, inputs))
+    ticket = (await lifecycle.accept(a=OLD, b=NEW)).ticket
+    assert ("ended" in await lifecycle.ingestion.begin(ticket)) == at_once
 
 
 async def test_a_job_that_is_to_be_cancelled_is_not_done_at_once(lifecycle: Lifecycle, world: World):
