@@ -1,4 +1,4 @@
-"""Finds a Python 3.13 interpreter on this machine, and the environment the tests keep for it."""
+"""Finds a Python 3.13 interpreter on this machine, and the environment the tests use of it."""
 
 import os
 import shutil
@@ -8,7 +8,12 @@ from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parents[2]
 WINDOWS = sys.platform == "win32"
-ENVIRONMENT = PROJECT / ".venv-3.13" / ("Scripts/python.exe" if WINDOWS else "bin/python")
+# The environment of its own that `dev.py test` makes, unless the tests run on 3.13 themselves.
+ENVIRONMENT = (
+    Path(sys.executable)
+    if sys.version_info[:2] == (3, 13)
+    else PROJECT / ".venv-3.13" / ("Scripts/python.exe" if WINDOWS else "bin/python")
+)
 PROBE = "import sys; print(*sys.version_info[:2])"
 
 
