@@ -77,12 +77,15 @@ def preferred_wait(request: Request) -> float | None:
 async def respond(
     call: Call, operation: str, body: Mapping[str, Any], *, title: str, collection: str, wait: float
 ) -> Response:
-    """The answer where it is there within ``wait`` seconds, else 202 and the job that writes it."""
+    """The answer where it is there within ``wait`` seconds, else 202 and the job that writes it.
+
+    Who does not wait gets the job in any case, also when it has ended: the same request has the same answer.
+    """
     job = await announce(call, operation, body, title=title, collection=collection)
     if wait:
         job = await call.while_connected(_ended(job, time.monotonic() + wait))
-    if job.state is State.SUCCEEDED:
-        return JSONResponse(await services().jobs.fetch(job.ticket, "answer"))
+        if job.state is State.SUCCEEDED:
+            return JSONResponse(await services().jobs.fetch(job.ticket, "answer"))
     response = accepted(call, job)
     response.headers["Preference-Applied"] = "respond-async"
     return response

@@ -75,6 +75,11 @@ def test_an_idempotency_key_holds_for_answers_too(library):
     headers = {"Prefer": "respond-async", "Idempotency-Key": "once"}
     jobs = {tenant.call("POST", "/api/chat", body, headers=headers).json["id"] for _ in range(3)}
     assert len(jobs) == 1
+    tenant.finished(*jobs)
+    ended = tenant.call("POST", "/api/chat", body, headers=headers)
+    assert (ended.status, {ended.json["id"]}) == (202, jobs)
+    waited = tenant.call("POST", "/api/chat", body, headers={**headers, "Prefer": "respond-async, wait=5"})
+    assert (waited.status, waited.json["found"]) == (200, True)
     other = {**body, "messages": [{"role": "user", "content": "Another question?"}]}
     answer = tenant.call("POST", "/api/chat", other, headers=headers)
     check_problem(answer, 422, "idempotency_key_reused")
