@@ -28,6 +28,7 @@ DOCUMENTS = 110
 DOCUMENT_WORDS = 70
 
 
+@pytest.mark.timeout(CAMPAIGN_SECONDS + 60)
 def test_a_short_campaign_finds_nothing_lost_doubled_orphaned_or_mixed():
     command = [sys.executable, "-m", "tests.chaos.campaign", "3", "--seed", str(SEED)]
     for point in POINTS:

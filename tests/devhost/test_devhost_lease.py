@@ -102,7 +102,8 @@ async def test_who_has_lost_the_lease_leaves_the_message_to_whoever_has_it(bench
 
         listener._renew = stalled
         await until(lambda: "queue_lease_lost" in caplog.text)
-        assert bench.tries == [1, 2]
+        # On a busy machine whoever has it may lose it as well.
+        assert bench.tries[:2] == [1, 2]
         assert bench.left() == 1
         await until(lambda: bench.left() == 0)
     assert "queue_message_not_settled" not in caplog.text
