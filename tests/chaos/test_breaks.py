@@ -99,6 +99,7 @@ async def test_a_search_that_mixes_versions_is_noticed(
 
 
 @pytest.mark.mutation
+@pytest.mark.timeout(CAMPAIGN_SECONDS + 60)
 @pytest.mark.skipif(sys.platform != "linux", reason="hosts are forked, stopped and limited")
 @pytest.mark.parametrize("kind", BREAKS)
 def test_a_campaign_over_a_broken_product_fails(kind: str):
