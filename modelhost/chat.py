@@ -39,10 +39,10 @@ class ChatBusy(Exception):
 
 
 class ChatModel:
-    """A GGUF model with SLOTS slots. Requests are served in the order they came, those in the background
-    beside the others in slots that these leave.
+    """A GGUF model with SLOTS slots; requests are served in the order they came.
 
-    ``state`` is ``loading`` until ``load`` has returned.
+    Those in the background have a line of their own and at most BACKGROUND_SLOTS of the slots. ``state`` is
+    ``loading`` until ``load`` has returned.
     """
 
     def __init__(self, name: str, path: Path, threads: int) -> None:
