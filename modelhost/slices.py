@@ -23,8 +23,8 @@ import numpy as np
 # More than one answer to a question needs: its 48 sentences and its 20 re-ranked passages stay below. A
 # larger request takes seconds by itself, and goes into the background unasked.
 FOREGROUND_TOKENS_MAX = 8_192
-# A thread of this nice value gets a quarter of a core that another wants as well (kernel/sched/core.c): the
-# background goes on however much is asked in the foreground.
+# A thread whose nice value is higher by this gets a quarter of a core that another wants as well
+# (kernel/sched/core.c): the background goes on however much is asked in the foreground.
 BACKGROUND_NICE = 5
 # How long the work takes that a model lets wait, on two cores: its limit of queued tokens is chosen so.
 QUEUE_SECONDS = 45
@@ -198,7 +198,9 @@ class SliceWorkers:
 
     def _work(self, queue: SliceQueue) -> None:
         if queue is self._background and sys.platform == "linux":  # threads have nice values there
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), BACKGROUND_NICE)
+            thread = threading.get_native_id()
+            nice = os.getpriority(os.PRIO_PROCESS, thread) + BACKGROUND_NICE
+            os.setpriority(os.PRIO_PROCESS, thread, nice)  # the system takes 19 for more; nobody may go below
         while (rows := queue.take()) is not None:
             try:
                 results = self._infer([row.ids for row in rows])
